@@ -1,0 +1,307 @@
+//! `node.yaml`: what an operator says of one node. Every key is optional.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::section::{Layout, Report, Section, text};
+
+const MI: u64 = 1 << 20;
+const GI: u64 = 1 << 30;
+
+/// More threads than any edge machine has cores for.
+const THREADS_MAX: u32 = 1024;
+
+const LAYOUT: Layout = &[
+    (
+        "",
+        &[
+            "data",
+            "admin",
+            "data_dir",
+            "threads",
+            "instances_max",
+            "guest_memory_max",
+            "package_max",
+            "requests_in_flight_max",
+            "connections_max",
+            "deadline_max",
+            "drain_timeout",
+            "log",
+        ],
+    ),
+    ("data", &["listen"]),
+    ("admin", &["listen"]),
+    ("log", &["format", "level"]),
+];
+
+/// A checked `node.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Where predictions are asked for.
+    pub data: Listen,
+    /// Where deployments are changed.
+    pub admin: Listen,
+    /// Where packages and state are kept. `None`: nobody said, and the command line decides by the
+    /// user's folders, which this crate does not look at. The one `Option` that means a default.
+    pub data_dir: Option<PathBuf>,
+    /// Threads that serve requests; the machine's cores unless written.
+    pub threads: u32,
+    /// Live instances of all deployments together. The pooling allocator is sized from it.
+    pub instances_max: u32,
+    /// The largest `limits.memory` a deployment may ask for, in bytes.
+    pub guest_memory_max: u64,
+    /// The largest package that may be uploaded, in bytes.
+    pub package_max: u64,
+    pub requests_in_flight_max: u32,
+    pub connections_max: u32,
+    /// The largest `limits.deadline` a deployment may ask for.
+    pub deadline_max: Duration,
+    /// How long requests in flight may take once the node was asked to stop.
+    pub drain_timeout: Duration,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    const ALL: [(&'static str, Self); 5] = [
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+}
+
+impl Node {
+    /// Checks the text of a node file. `origin` is what messages call the file.
+    pub fn parse(yaml: &str, origin: &str) -> Result<Self, ConfigError> {
+        let report = Report::new(origin);
+        let tree = crate::yaml::parse(yaml, origin)?;
+        let node = check(&Section::root(&tree, LAYOUT, &report));
+        report.finish()?;
+        Ok(node)
+    }
+
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&crate::yaml::read(path)?, &path.display().to_string())
+    }
+}
+
+/// What an empty file means.
+impl Default for Node {
+    fn default() -> Self {
+        Self::parse("", "").expect("every key of a node file is optional")
+    }
+}
+
+fn check(root: &Section<'_>) -> Node {
+    let data = root.section("data");
+    let admin = root.section("admin");
+    let log = root.section("log");
+    let node = Node {
+        data: check_listen(&data, 8080),
+        admin: check_listen(&admin, 8081),
+        data_dir: root.read("data_dir", |value| match text(value)? {
+            "" => Err("is empty; write a folder, such as /var/lib/dunlin".to_owned()),
+            path if path.contains('\0') => Err(format!("{value} is no path")),
+            path => Ok(PathBuf::from(path)),
+        }),
+        threads: root.count_u32("threads", cores(), 1..=THREADS_MAX),
+        instances_max: root.count_u32("instances_max", 128, 1..=65_536),
+        guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),
+        package_max: root.size("package_max", 2 * GI, MI..=1024 * GI),
+        requests_in_flight_max: root.count_u32("requests_in_flight_max", 1024, 1..=1_000_000),
+        connections_max: root.count_u32("connections_max", 4096, 1..=1_000_000),
+        deadline_max: root.duration(
+            "deadline_max",
+            Duration::from_secs(60),
+            Duration::from_millis(1)..=Duration::from_secs(3600),
+        ),
+        drain_timeout: root.duration(
+            "drain_timeout",
+            Duration::from_secs(30),
+            Duration::ZERO..=Duration::from_secs(3600),
+        ),
+        log: Log {
+            format: log.one_of(
+                "format",
+                LogFormat::Text,
+                &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            ),
+            level: log.one_of("level", LogLevel::Info, &LogLevel::ALL),
+        },
+    };
+    // Port 0 is another free port each time it is bound.
+    if node.data.listen == node.admin.listen && node.data.listen.port() != 0 {
+        let at = node.admin.listen;
+        let section = if admin.has("listen") { &admin } else { &data };
+        section.refuse(
+            "listen",
+            format!("{at} is that of data and of admin; write another port"),
+        );
+    }
+    node
+}
+
+fn check_listen(section: &Section<'_>, port: u16) -> Listen {
+    let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let listen = section.read("listen", |value| {
+        let written = match value {
+            crate::yaml::Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        written.ok_or_else(|| format!("{value} is not an address with a port; write {default}"))
+    });
+    Listen {
+        listen: listen.unwrap_or(default),
+    }
+}
+
+/// A machine that does not tell has one.
+fn cores() -> u32 {
+    std::thread::available_parallelism()
+        .map(NonZeroUsize::get)
+        .map_or(1, |cores| {
+            u32::try_from(cores).unwrap_or(THREADS_MAX).min(THREADS_MAX)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::check_said;
+
+    #[test]
+    fn a_node() {
+        let node = Node::default();
+        assert_eq!(node.data.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(node.admin.listen.to_string(), "127.0.0.1:8081");
+        assert_eq!(node.data_dir, None);
+        assert!(node.threads >= 1);
+        assert_eq!(
+            node.log,
+            Log {
+                format: LogFormat::Text,
+                level: LogLevel::Info
+            }
+        );
+        let text = "\
+data: {listen: '0.0.0.0:80'}
+admin: {listen: '[::1]:0'}
+data_dir: /srv/dunlin
+threads: 3
+instances_max: 4
+guest_memory_max: 128Mi
+package_max: 3Gi
+requests_in_flight_max: 5
+connections_max: 6
+deadline_max: 7s
+drain_timeout: 0s
+log: {format: json, level: debug}
+";
+        assert_eq!(
+            Node::parse(text, "node.yaml").unwrap(),
+            Node {
+                data: Listen {
+                    listen: "0.0.0.0:80".parse().unwrap()
+                },
+                admin: Listen {
+                    listen: "[::1]:0".parse().unwrap()
+                },
+                data_dir: Some("/srv/dunlin".into()),
+                threads: 3,
+                instances_max: 4,
+                guest_memory_max: 128 << 20,
+                package_max: 3 << 30,
+                requests_in_flight_max: 5,
+                connections_max: 6,
+                deadline_max: Duration::from_secs(7),
+                drain_timeout: Duration::ZERO,
+                log: Log {
+                    format: LogFormat::Json,
+                    level: LogLevel::Debug
+                },
+            }
+        );
+        assert_eq!(LogLevel::Warn.as_str(), "warn");
+    }
+
+    #[test]
+    fn what_is_said_of_a_node() {
+        let check = |text: &str, said: &[&str]| {
+            check_said(Node::parse(text, "node.yaml"), text, said);
+        };
+        check(
+            "data: {listen: 8080}",
+            &["node.yaml:1: data.listen: 8080 is not an address with a port; write 127.0.0.1:8080"],
+        );
+        check(
+            "data: {listen: localhost:1}",
+            &[
+                "node.yaml:1: data.listen: localhost:1 is not an address with a port; write 127.0.0.1:8080",
+            ],
+        );
+        check(
+            "\nadmin: {listen: 127.0.0.1:8080}",
+            &[
+                "node.yaml:2: admin.listen: 127.0.0.1:8080 is that of data and of admin; write another port",
+            ],
+        );
+        check(
+            "\ndata: {listen: 127.0.0.1:8081}",
+            &[
+                "node.yaml:2: data.listen: 127.0.0.1:8081 is that of data and of admin; write another port",
+            ],
+        );
+        check(
+            "threads: 0",
+            &["node.yaml:1: threads: 0 is less than 1; write "],
+        );
+        check(
+            "log: {level: verbose}",
+            &[
+                "node.yaml:1: log.level: verbose is unknown; write one of error, warn, info, debug, trace",
+            ],
+        );
+        check(
+            "instance_max: 3",
+            &["node.yaml:1: instance_max: there is no such key; write instances_max"],
+        );
+        check(
+            "listen: 127.0.0.1:1",
+            &["node.yaml:1: listen: there is no such key here; write it below data"],
+        );
+    }
+}

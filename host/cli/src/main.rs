@@ -1,0 +1,75 @@
+//! `dunlin`: one binary for authors of predictors and operators of nodes.
+//!
+//! The flow of every verb: arguments (`cli`), the verb (`verbs/*`, one file each), a result on
+//! standard output or a `Failure` with its exit code (`exit`). What verbs share: environments, the
+//! client for a node, projects on disk.
+
+mod api;
+#[expect(
+    unreachable_pub,
+    reason = "`pub` in there is what the rest of the binary uses"
+)]
+mod build;
+mod cli;
+mod client;
+mod environment;
+mod exit;
+mod output;
+mod packaging;
+mod paths;
+mod progress;
+mod project;
+mod table;
+mod verbs;
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Context};
+use crate::exit::{Exit, Failure};
+use crate::verbs::Verb;
+
+/// How long work that cannot be dropped at once may go on after Ctrl-C: enough to remove what it
+/// was writing.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context::new(&cli);
+    let result = match cli.verb {
+        Verb::Serve(args) => verbs::serve::run(&args, &context),
+        verb => run(verb, &context),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if failure.exit != Exit::Quiet {
+                context.output.failure(&failure);
+            }
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+/// Runs a verb that is not a server: to its end, or until Ctrl-C.
+fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start", &error))?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            // A verb that ends by Ctrl-C, such as `get -w`, is asked first.
+            biased;
+            result = verb.run(context) => result,
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        }
+    });
+    // Whatever still works on another thread writes for nobody now.
+    context.interrupted.store(true, Ordering::Relaxed);
+    runtime.shutdown_timeout(INTERRUPT_GRACE);
+    result
+}

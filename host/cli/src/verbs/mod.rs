@@ -1,0 +1,57 @@
+//! The verbs, one file each: their flags, what they do, what they print.
+
+mod build;
+mod completion;
+mod delete;
+mod deploy;
+mod env;
+mod get;
+mod inspect;
+mod logs;
+mod new;
+mod package;
+mod predict;
+pub(crate) mod serve;
+mod version;
+
+use clap::Subcommand;
+
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    New(new::Args),
+    Build(build::Args),
+    Package(package::Args),
+    Inspect(inspect::Args),
+    Deploy(deploy::Args),
+    Get(get::Args),
+    Predict(predict::Args),
+    Logs(logs::Args),
+    Delete(delete::Args),
+    Serve(serve::Args),
+    Env(env::Args),
+    Version(version::Args),
+    Completion(completion::Args),
+}
+
+impl Verb {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::New(args) => new::run(args, context).await,
+            Self::Build(args) => build::run(args, context).await,
+            Self::Package(args) => package::run(args, context).await,
+            Self::Inspect(args) => inspect::run(args, context).await,
+            Self::Deploy(args) => deploy::run(args, context).await,
+            Self::Get(args) => get::run(args, context).await,
+            Self::Predict(args) => predict::run(args, context).await,
+            Self::Logs(args) => logs::run(args, context).await,
+            Self::Delete(args) => delete::run(args, context).await,
+            Self::Env(args) => env::run(args, context),
+            Self::Version(args) => version::run(args, context).await,
+            Self::Completion(args) => completion::run(&args, context),
+            Self::Serve(_) => Err(Failure::new(Exit::Failed, "serve has a runtime of its own")),
+        }
+    }
+}

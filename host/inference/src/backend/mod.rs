@@ -1,0 +1,143 @@
+//! The seam between a model and the engine that runs it.
+//!
+//! Everything below `backend` may name an ML library; nothing above it does.
+
+mod source;
+mod tract;
+
+use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use crate::{InferenceError, Signature, Tensor};
+
+pub use source::ModelSource;
+
+/// An engine. Synchronous: loading runs on a blocking thread, running on the model's own.
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// As in a deployment file: `tract`.
+    fn name(&self) -> &'static str;
+
+    /// As in the Open Inference Protocol's model metadata: `onnx_tract`.
+    fn platform(&self) -> &'static str;
+
+    /// Reads the model and prepares it as far as it can be without inputs.
+    fn load(
+        &self,
+        source: &ModelSource,
+        options: &ModelOptions,
+    ) -> Result<Box<dyn Session>, InferenceError>;
+}
+
+/// A loaded model. Runs may happen at once on several threads.
+pub trait Session: Send + Sync {
+    fn signature(&self) -> &Signature;
+
+    /// Takes the inputs in the signature's order, each already checked against it, and gives the
+    /// outputs in the signature's order, each of its declared datatype.
+    fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferenceError>;
+
+    /// How long runs with inputs of these shapes took lately. None when nothing is known, and then
+    /// the run may have to prepare something first and take far longer than a later one.
+    fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
+        let _ = inputs;
+        None
+    }
+}
+
+/// How a model is to be run. Models of the same content with different options are different.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelOptions {
+    /// Threads that serve the model's queue.
+    pub workers: NonZeroUsize,
+    /// Threads that one run may use for large operations.
+    pub threads_per_run: NonZeroUsize,
+    /// Calls that may wait for a worker.
+    pub queue_max: NonZeroUsize,
+    /// Combinations of input shapes that stay prepared.
+    pub plans_max: NonZeroUsize,
+    /// The largest tensor that a run may make on its way, in bytes. Some models make one that
+    /// grows with the square of an input; without a bound a small request could take all memory.
+    pub tensor_bytes_max: NonZeroU64,
+}
+
+impl Default for ModelOptions {
+    /// What a model gets that nobody has tuned.
+    fn default() -> Self {
+        ModelOptions {
+            workers: NonZeroUsize::MIN,
+            threads_per_run: NonZeroUsize::MIN,
+            queue_max: const { NonZeroUsize::new(256).expect("not zero") },
+            plans_max: const { NonZeroUsize::new(16).expect("not zero") },
+            tensor_bytes_max: const { NonZeroU64::new(1 << 30).expect("not zero") },
+        }
+    }
+}
+
+/// Which engine a deployment asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BackendKind {
+    /// The best one for the model that this node has.
+    #[default]
+    Auto,
+    Tract,
+    OnnxRuntime,
+    TorchScript,
+}
+
+impl BackendKind {
+    const ALL: [BackendKind; 4] = [
+        BackendKind::Auto,
+        BackendKind::Tract,
+        BackendKind::OnnxRuntime,
+        BackendKind::TorchScript,
+    ];
+
+    /// As in a deployment file.
+    pub fn name(self) -> &'static str {
+        match self {
+            BackendKind::Auto => "auto",
+            BackendKind::Tract => "tract",
+            BackendKind::OnnxRuntime => "onnxruntime",
+            BackendKind::TorchScript => "torchscript",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<BackendKind> {
+        BackendKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+
+    /// The engine for this model, or why there is none. What was asked for by name is never
+    /// replaced by something else.
+    pub fn resolve(self, source: &ModelSource) -> Result<&'static dyn Backend, InferenceError> {
+        if source.is_zip()? {
+            return Err(InferenceError::unsupported(match self {
+                BackendKind::Tract | BackendKind::OnnxRuntime => format!(
+                    "the model is a zip archive, as TorchScript makes; backend {} reads ONNX files",
+                    self.name()
+                ),
+                BackendKind::Auto | BackendKind::TorchScript => absent(BackendKind::TorchScript),
+            }));
+        }
+        match self {
+            BackendKind::Auto | BackendKind::Tract => Ok(&tract::Tract),
+            BackendKind::OnnxRuntime | BackendKind::TorchScript => {
+                Err(InferenceError::unsupported(absent(self)))
+            }
+        }
+    }
+}
+
+fn absent(kind: BackendKind) -> String {
+    format!(
+        "backend {} is not part of this build; export the model to ONNX and write backend: tract or auto",
+        kind.name()
+    )
+}
+
+/// The engines of this build.
+pub fn available() -> &'static [&'static dyn Backend] {
+    &[&tract::Tract]
+}

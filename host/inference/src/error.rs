@@ -1,0 +1,132 @@
+//! What can go wrong between a model file and an answer.
+
+use std::any::Any;
+use std::error::Error;
+
+use crate::TensorError;
+
+/// A variant for each thing that a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum InferenceError {
+    /// The request is at fault; the text names the tensor and what was expected.
+    #[error("{reason}")]
+    InvalidInput {
+        reason: String,
+        #[source]
+        source: Option<Cause>,
+    },
+
+    /// The model or the choice of backend asks for what this node does not have.
+    #[error("{reason}")]
+    Unsupported { reason: String },
+
+    /// The model file is unreadable, corrupt, or makes no sense to the engine.
+    #[error("{reason}")]
+    Load {
+        reason: String,
+        #[source]
+        source: Option<Cause>,
+    },
+
+    /// The engine failed on inputs that fit the signature.
+    #[error("{reason}")]
+    Runtime {
+        reason: String,
+        #[source]
+        source: Option<Cause>,
+    },
+
+    /// The model's queue is full; the same call may succeed later.
+    #[error("the model has {waiting} requests waiting, its bound; try again later")]
+    Overloaded { waiting: usize },
+
+    /// The golden sample is unreadable or does not belong to the model.
+    #[error("golden sample: {reason}")]
+    GoldenUnusable { reason: String },
+
+    /// The model answers otherwise than the original did.
+    #[error(transparent)]
+    GoldenMismatch(Box<GoldenMismatch>),
+}
+
+/// The element of an output that is furthest from the golden sample.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "golden sample: output {tensor:?} at {index:?} is {got}, expected {expected} within {tolerance:e}; \
+     {mismatches} of {elements} elements are outside the tolerance"
+)]
+pub struct GoldenMismatch {
+    pub tensor: String,
+    /// Of the whole sample, rows first.
+    pub index: Vec<u64>,
+    pub expected: String,
+    pub got: String,
+    /// How far from the expected value this element may be; 0 for everything but floats.
+    pub tolerance: f64,
+    /// Elements of this tensor outside the tolerance.
+    pub mismatches: u64,
+    /// Elements of this tensor.
+    pub elements: u64,
+}
+
+/// What an engine or the operating system said.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+impl InferenceError {
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        InferenceError::InvalidInput {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn unsupported(reason: impl Into<String>) -> Self {
+        InferenceError::Unsupported {
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn load(reason: impl Into<String>) -> Self {
+        InferenceError::Load {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn runtime(reason: impl Into<String>) -> Self {
+        InferenceError::Runtime {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+}
+
+/// A tensor that a caller built wrongly.
+impl From<TensorError> for InferenceError {
+    fn from(error: TensorError) -> Self {
+        InferenceError::invalid(error.to_string())
+    }
+}
+
+/// The error and its causes on one line, for a message that has no room for a chain.
+pub fn one_line(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Engines like to repeat the cause in the outer text.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,25 @@
+//! Tensors, models and the engines that run them.
+//!
+//! From the outside in: [`Registry`] loads each model once and checks it, [`Model`] takes named
+//! tensors, checks them against its [`Signature`] and runs them, a [`Session`] of a [`Backend`]
+//! computes. This crate knows neither Wasm nor HTTP, and only `backend` names an ML library.
+
+mod backend;
+mod dtype;
+mod error;
+mod golden;
+mod model;
+mod registry;
+mod signature;
+mod stats;
+mod tensor;
+
+pub use backend::{Backend, BackendKind, ModelOptions, ModelSource, Session, available};
+pub use dtype::DType;
+pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
+pub use golden::{Golden, Tolerance};
+pub use model::{Model, NamedTensors};
+pub use registry::{GoldenSample, LoadRequest, Registry};
+pub use signature::{Dim, Signature, TensorSpec};
+pub use stats::{Stats, StatsSnapshot, Timing};
+pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

@@ -1,0 +1,254 @@
+//! The models of a node: each loaded once, checked, and dropped with its last user.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use crate::error::panic_text;
+use crate::golden::GoldenKey;
+use crate::model::NamedTensors;
+use crate::{
+    Backend, BackendKind, Golden, InferenceError, Model, ModelOptions, ModelSource, Tensor,
+    Tolerance, one_line,
+};
+
+/// Finds a model by its content. Deployments that have the same model share it.
+#[derive(Default)]
+pub struct Registry {
+    entries: Arc<Mutex<HashMap<ModelKey, Entry>>>,
+}
+
+/// A model, and how it is to be run and checked.
+#[derive(Clone, Debug)]
+pub struct LoadRequest {
+    /// Of the model file and every file it refers to: two requests with the same digest may get
+    /// the same model.
+    pub digest: String,
+    pub source: ModelSource,
+    pub backend: BackendKind,
+    pub options: ModelOptions,
+    pub golden: Option<GoldenSample>,
+}
+
+/// A golden sample, and how near to it the model must be.
+#[derive(Clone, Debug)]
+pub struct GoldenSample {
+    /// Of the sample file: what a loaded model has passed is not run again.
+    pub digest: String,
+    pub path: PathBuf,
+    pub tolerance: Tolerance,
+}
+
+/// The result of a load, for each of those who asked for it.
+type Loaded = Result<Arc<Model>, Arc<InferenceError>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ModelKey {
+    digest: String,
+    backend: &'static str,
+    options: ModelOptions,
+}
+
+/// Loading → Loaded, or Loading → removed when the load fails.
+enum Entry {
+    Loading(watch::Receiver<Option<Loaded>>),
+    Loaded(Weak<Model>),
+}
+
+impl Registry {
+    pub fn new() -> Self {
+        Registry::default()
+    }
+
+    /// Gives the model, loading it if nobody has it: loaded, warmed up, and within the tolerance of
+    /// the golden sample if there is one.
+    ///
+    /// A dropped future does not stop a load that has begun; others may wait for it, and if nobody
+    /// does, the model is dropped.
+    pub async fn get_or_load(&self, request: LoadRequest) -> Loaded {
+        let LoadRequest {
+            digest,
+            source,
+            backend,
+            options,
+            golden,
+        } = request;
+        let (resolved, source) =
+            off_thread(move || Ok((backend.resolve(&source)?, source))).await?;
+        let key = ModelKey {
+            digest,
+            backend: resolved.name(),
+            options,
+        };
+        let model = self.get_or_start(key, resolved, source).await?;
+        if let Some(sample) = golden {
+            check_golden(&model, sample).await?;
+        }
+        Ok(model)
+    }
+
+    /// How many models are loaded and in use.
+    pub fn len(&self) -> usize {
+        let entries = self.lock();
+        let loaded = entries.values().filter(|entry| match entry {
+            Entry::Loading(_) => false,
+            Entry::Loaded(model) => model.strong_count() > 0,
+        });
+        loaded.count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    async fn get_or_start(
+        &self,
+        key: ModelKey,
+        backend: &'static dyn Backend,
+        source: ModelSource,
+    ) -> Loaded {
+        let mut loading = {
+            let mut entries = self.lock();
+            match entries.get(&key) {
+                Some(Entry::Loading(loading)) => loading.clone(),
+                Some(Entry::Loaded(model)) if let Some(model) = model.upgrade() => {
+                    return Ok(model);
+                }
+                Some(Entry::Loaded(_)) | None => {
+                    // A new entry is the time to forget the models that are gone.
+                    entries.retain(|_, entry| entry.is_alive());
+                    let loading = self.start(key.clone(), backend, source);
+                    entries.insert(key, Entry::Loading(loading.clone()));
+                    loading
+                }
+            }
+        };
+        let loaded = match loading.wait_for(Option::is_some).await {
+            Ok(loaded) => loaded.clone(),
+            Err(_) => None,
+        };
+        loaded.unwrap_or_else(|| {
+            let reason = "the load was abandoned: the node is shutting down";
+            Err(Arc::new(InferenceError::runtime(reason)))
+        })
+    }
+
+    fn start(
+        &self,
+        key: ModelKey,
+        backend: &'static dyn Backend,
+        source: ModelSource,
+    ) -> watch::Receiver<Option<Loaded>> {
+        let (sender, receiver) = watch::channel(None);
+        let entries = Arc::clone(&self.entries);
+        // Not a future of one of the askers: that one may go while the others wait.
+        spawn_blocking(move || {
+            let load = || load(backend, &source, &key.options);
+            let loaded = caught(load).map(Arc::new).map_err(Arc::new);
+            let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
+            match &loaded {
+                Ok(model) => entries.insert(key, Entry::Loaded(Arc::downgrade(model))),
+                Err(_) => entries.remove(&key),
+            };
+            drop(entries);
+            sender.send_replace(Some(loaded));
+        });
+        receiver
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ModelKey, Entry>> {
+        // Nothing that can panic runs under this lock; a poisoned one is still whole.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("models", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    fn is_alive(&self) -> bool {
+        match self {
+            Entry::Loading(_) => true,
+            Entry::Loaded(model) => model.strong_count() > 0,
+        }
+    }
+}
+
+fn load(
+    backend: &'static dyn Backend,
+    source: &ModelSource,
+    options: &ModelOptions,
+) -> Result<Model, InferenceError> {
+    let session = backend.load(source, options)?;
+    let model = Model::start(backend, session, options)?;
+    warm_up(&model);
+    Ok(model)
+}
+
+/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate.
+/// The run may fail: not every model takes a size of 1 where any is declared, or zeros for indices.
+fn warm_up(model: &Model) {
+    const RUNS: usize = 3;
+    let inputs = model.signature().inputs.iter().map(|spec| {
+        let zeros = Tensor::zeros(spec.dtype, &spec.shape_with(1))?;
+        Ok((spec.name.clone(), zeros))
+    });
+    let result = inputs
+        .collect::<Result<NamedTensors, InferenceError>>()
+        .and_then(|inputs| (0..RUNS).try_for_each(|_| model.rehearse(inputs.clone()).map(drop)));
+    if let Err(error) = result {
+        tracing::info!(
+            error = one_line(&error),
+            "model cannot be warmed up with zeros"
+        );
+    }
+}
+
+async fn check_golden(model: &Arc<Model>, sample: GoldenSample) -> Result<(), Arc<InferenceError>> {
+    let key: GoldenKey = (
+        sample.digest,
+        sample.tolerance.relative.to_bits(),
+        sample.tolerance.absolute.to_bits(),
+    );
+    let passed = {
+        let mut checks = model
+            .golden_checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(checks.entry(key).or_default())
+    };
+    let check = || {
+        let model = Arc::clone(model);
+        off_thread(move || Golden::read(&sample.path)?.check(&model, sample.tolerance))
+    };
+    passed.get_or_try_init(check).await.copied()
+}
+
+/// Work that blocks, on a thread made for that.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, InferenceError> + Send + 'static,
+) -> Result<T, Arc<InferenceError>> {
+    let result = spawn_blocking(move || caught(work)).await;
+    let stopped = |_| InferenceError::runtime("the node is shutting down");
+    result.map_err(stopped).flatten().map_err(Arc::new)
+}
+
+fn caught<T>(work: impl FnOnce() -> Result<T, InferenceError>) -> Result<T, InferenceError> {
+    // What a panic leaves behind is dropped with the work; only its text goes on.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let text = panic_text(&*payload);
+        Err(InferenceError::runtime(format!(
+            "the load panicked: {text}"
+        )))
+    })
+}

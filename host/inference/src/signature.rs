@@ -1,0 +1,234 @@
+//! What a model takes and gives, and the check of a call against it.
+
+use std::fmt;
+
+use crate::tensor::display_shape;
+use crate::{DType, InferenceError, Tensor};
+
+/// The tensors of a model in the model's order. Names are unique on each side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    pub inputs: Vec<TensorSpec>,
+    pub outputs: Vec<TensorSpec>,
+}
+
+/// The name and type of one input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Vec<Dim>,
+}
+
+/// One dimension of a declared shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dim {
+    Fixed(u64),
+    /// Differs from call to call. Which dimensions go together is the engine's to know.
+    Any,
+}
+
+impl Signature {
+    /// Puts named tensors into the order of the model's inputs. Each input must be there once, with
+    /// its type and a shape that fits, and nothing else.
+    pub fn order_inputs(
+        &self,
+        tensors: Vec<(String, Tensor)>,
+    ) -> Result<Vec<Tensor>, InferenceError> {
+        let mut ordered: Vec<Option<Tensor>> = Vec::new();
+        ordered.resize_with(self.inputs.len(), || None);
+        for (name, tensor) in tensors {
+            let Some(position) = self.inputs.iter().position(|spec| spec.name == name) else {
+                return Err(InferenceError::invalid(format!(
+                    "unknown input {name:?}; the model takes {}",
+                    names(&self.inputs)
+                )));
+            };
+            self.inputs[position].check(&tensor)?;
+            if ordered[position].replace(tensor).is_some() {
+                return Err(InferenceError::invalid(format!(
+                    "input {name:?} is given more than once"
+                )));
+            }
+        }
+        let missing = |position: usize| {
+            let spec = &self.inputs[position];
+            InferenceError::invalid(format!(
+                "input {:?} is missing; the model takes {}",
+                spec.name,
+                names(&self.inputs)
+            ))
+        };
+        ordered
+            .into_iter()
+            .enumerate()
+            .map(|(position, tensor)| tensor.ok_or_else(|| missing(position)))
+            .collect()
+    }
+
+    /// Whether every input has a first dimension that differs from call to call, as a batch does.
+    pub fn is_batched(&self) -> bool {
+        let first_is_any = |spec: &TensorSpec| spec.shape.first() == Some(&Dim::Any);
+        !self.inputs.is_empty() && self.inputs.iter().all(first_is_any)
+    }
+}
+
+impl TensorSpec {
+    /// Whether a shape of this rank and these sizes is within the declared one.
+    pub fn fits(&self, shape: &[u64]) -> bool {
+        shape.len() == self.shape.len()
+            && shape.iter().zip(&self.shape).all(|(size, dim)| match dim {
+                Dim::Fixed(fixed) => size == fixed,
+                Dim::Any => true,
+            })
+    }
+
+    /// The declared shape with every variable dimension replaced.
+    pub fn shape_with(&self, any: u64) -> Vec<u64> {
+        let size = |dim: &Dim| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Any => any,
+        };
+        self.shape.iter().map(size).collect()
+    }
+
+    fn check(&self, tensor: &Tensor) -> Result<(), InferenceError> {
+        if tensor.dtype() != self.dtype {
+            return Err(InferenceError::invalid(format!(
+                "input {:?} has datatype {}, expected {}",
+                self.name,
+                tensor.dtype(),
+                self.dtype
+            )));
+        }
+        if !self.fits(tensor.shape()) {
+            return Err(InferenceError::invalid(format!(
+                "input {:?} has shape {}, expected {}",
+                self.name,
+                display_shape(tensor.shape()),
+                DisplayDims(&self.shape)
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}{}",
+            self.name,
+            self.dtype,
+            DisplayDims(&self.shape)
+        )
+    }
+}
+
+struct DisplayDims<'a>(&'a [Dim]);
+
+impl fmt::Display for DisplayDims<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (axis, dim) in self.0.iter().enumerate() {
+            if axis > 0 {
+                f.write_str(",")?;
+            }
+            dim.fmt(f)?;
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(size) => size.fmt(f),
+            Dim::Any => f.write_str("-1"),
+        }
+    }
+}
+
+/// `"a", "b" and "c"`.
+fn names(specs: &[TensorSpec]) -> String {
+    let quoted: Vec<String> = specs
+        .iter()
+        .map(|spec| format!("{:?}", spec.name))
+        .collect();
+    match quoted.as_slice() {
+        [] => "no inputs".to_owned(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, shape: &[Dim]) -> TensorSpec {
+        TensorSpec {
+            name: name.to_owned(),
+            dtype: DType::F32,
+            shape: shape.to_vec(),
+        }
+    }
+
+    fn floats(shape: &[u64]) -> Tensor {
+        Tensor::zeros(DType::F32, shape).unwrap()
+    }
+
+    #[test]
+    fn messages_name_the_tensor_and_what_is_expected() {
+        let pixels = [Dim::Any, Dim::Fixed(1), Dim::Fixed(8), Dim::Fixed(8)];
+        let signature = Signature {
+            inputs: vec![spec("pixels", &pixels), spec("scale", &[])],
+            outputs: Vec::new(),
+        };
+        let fits = || floats(&[3, 1, 8, 8]);
+        let bytes = Tensor::zeros(DType::U8, &[3, 1, 8, 8]).unwrap();
+        let cases: &[(&[(&str, Tensor)], &str)] = &[
+            (
+                &[("pixels", floats(&[2, 64]))],
+                r#"input "pixels" has shape [2,64], expected [-1,1,8,8]"#,
+            ),
+            (
+                &[("pixels", floats(&[2, 1, 8, 9]))],
+                r#"input "pixels" has shape [2,1,8,9], expected [-1,1,8,8]"#,
+            ),
+            (
+                &[("scale", floats(&[1]))],
+                r#"input "scale" has shape [1], expected []"#,
+            ),
+            (
+                &[("pixels", bytes)],
+                r#"input "pixels" has datatype UINT8, expected FP32"#,
+            ),
+            (
+                &[("image", fits())],
+                r#"unknown input "image"; the model takes "pixels" and "scale""#,
+            ),
+            (
+                &[("pixels", fits())],
+                r#"input "scale" is missing; the model takes "pixels" and "scale""#,
+            ),
+            (
+                &[("pixels", fits()), ("pixels", fits())],
+                r#"input "pixels" is given more than once"#,
+            ),
+        ];
+        for (tensors, message) in cases {
+            let tensors = tensors.iter().map(|(n, t)| ((*n).to_owned(), t.clone()));
+            let error = signature.order_inputs(tensors.collect()).unwrap_err();
+            assert_eq!(error.to_string(), *message);
+        }
+
+        let swapped = vec![
+            ("scale".to_owned(), floats(&[])),
+            ("pixels".to_owned(), fits()),
+        ];
+        let ordered = signature.order_inputs(swapped).unwrap();
+        assert_eq!(ordered[0].shape(), [3, 1, 8, 8]);
+        assert!(!signature.is_batched());
+    }
+}

@@ -1,0 +1,536 @@
+//! Real ONNX models through the registry and tract, against what onnxruntime made of them.
+//! `models/make.py` makes the models and the samples.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dunlin_inference::{
+    BackendKind, DType, Golden, GoldenSample, InferenceError, LoadRequest, Model, ModelOptions,
+    ModelSource, NamedTensors, Registry, Tensor, Tolerance, one_line,
+};
+
+/// Sums in another order than onnxruntime's.
+const CLOSE: Tolerance = Tolerance {
+    relative: 1e-5,
+    absolute: 1e-5,
+};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/models")
+        .join(name)
+}
+
+fn request(name: &str) -> LoadRequest {
+    LoadRequest {
+        digest: name.to_owned(),
+        source: ModelSource::path(file(&format!("{name}.onnx"))),
+        backend: BackendKind::Auto,
+        options: ModelOptions::default(),
+        golden: None,
+    }
+}
+
+fn sample(name: &str) -> GoldenSample {
+    GoldenSample {
+        digest: format!("{name} sample"),
+        path: file(&format!("{name}.safetensors")),
+        tolerance: CLOSE,
+    }
+}
+
+async fn load(name: &str) -> Arc<Model> {
+    Registry::new()
+        .get_or_load(request(name))
+        .await
+        .expect("the model loads")
+}
+
+async fn load_bytes(bytes: Vec<u8>) -> Result<Arc<Model>, Arc<InferenceError>> {
+    let source = ModelSource::bytes(bytes);
+    let request = LoadRequest {
+        source,
+        ..request("bytes")
+    };
+    Registry::new().get_or_load(request).await
+}
+
+fn floats(shape: &[u64], values: &[f32]) -> Tensor {
+    Tensor::from_values(shape, values).expect("the values fit the shape")
+}
+
+fn zeros(shape: &[u64]) -> Tensor {
+    Tensor::zeros(DType::F32, shape).expect("the shape is small")
+}
+
+fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> NamedTensors {
+    tensors
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .into()
+}
+
+#[tokio::test]
+async fn answers_are_those_of_onnxruntime() {
+    let names = [
+        "fixed",
+        "digits",
+        "pairs",
+        "attention",
+        "shape",
+        "identity_bool",
+        "identity_u8",
+        "identity_u16",
+        "identity_u32",
+        "identity_u64",
+        "identity_i8",
+        "identity_i16",
+        "identity_i32",
+        "identity_i64",
+        "identity_f16",
+        "identity_f32",
+        "identity_f64",
+        "several",
+        "nameless",
+        "expression",
+        "implied_nameless",
+        "implied_named",
+        "implied_late",
+        "broadcast",
+        "depth",
+        "passed",
+        "nonzero",
+        "outer",
+        "pick",
+        "quantize",
+        "external",
+    ];
+    for name in names {
+        let request = LoadRequest {
+            golden: Some(sample(name)),
+            ..request(name)
+        };
+        if let Err(error) = Registry::new().get_or_load(request).await {
+            unreachable!("{name}: {}", one_line(&*error));
+        }
+    }
+}
+
+#[tokio::test]
+async fn signatures_are_the_declared_ones() {
+    let cases = [
+        ("fixed", "x FP32[2,3]", "y FP32[2,3]"),
+        ("digits", "pixels FP32[-1,1,8,8]", "logits FP32[-1,10]"),
+        (
+            "attention",
+            "x FP32[-1,-1,4], mask FP32[-1,-1]",
+            "y FP32[-1,-1,4], mean FP32[-1,4]",
+        ),
+        ("shape", "x FP32[-1,-1]", "shape INT64[2], elements INT64[]"),
+        (
+            "several",
+            "a FP32[-1,4], b FP32[-1,4], c FP32[4]",
+            "sum FP32[-1,4], largest INT64[-1], greater BOOL[-1,4]",
+        ),
+        ("nameless", "x FP32[-1,-1]", "y FP32[-1,-1]"),
+        ("expression", "a FP32[-1], b FP32[-1]", "y FP32[-1]"),
+        ("implied_nameless", "x FP32[-1,4]", "y FP32[-1,3]"),
+        ("implied_named", "x FP32[-1,4]", "y FP32[-1,3]"),
+        ("implied_late", "x FP32[-1,-1]", "y FP32[-1,3]"),
+        ("depth", "x FP32[1,-1,-1,-1]", "y FP32[1,-1,-1,-1]"),
+        ("passed", "x FP32[-1]", "x FP32[-1], y FP32[-1]"),
+        ("nonzero", "x FP32[-1]", "where INT64[1,-1]"),
+        ("quantize", "x FP32[-1]", "y UINT8[-1]"),
+        ("identity_string", "x BYTES[-1,3]", "y BYTES[-1,3]"),
+        ("identity_f16", "x FP16[-1,3]", "y FP16[-1,3]"),
+    ];
+    for (name, inputs, outputs) in cases {
+        let model = load(name).await;
+        let written = |specs: &[dunlin_inference::TensorSpec]| {
+            specs
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        assert_eq!(written(&model.signature().inputs), inputs, "{name}");
+        assert_eq!(written(&model.signature().outputs), outputs, "{name}");
+        assert_eq!((model.backend(), model.platform()), ("tract", "onnx_tract"));
+    }
+}
+
+#[tokio::test]
+async fn text_goes_through_as_bytes() {
+    let model = load("identity_string").await;
+    let strings = ["", "a", "é\0", "long enough to leave the stack", "x", "y"];
+    let tensor = Tensor::from_byte_strings(&[2, 3], strings).unwrap();
+    let answer = model.infer(named([("x", tensor.clone())])).await.unwrap();
+    assert_eq!(answer, named([("y", tensor)]));
+
+    let bytes: [&[u8]; 3] = [b"a", b"\xff", b"c"];
+    let tensor = Tensor::from_byte_strings(&[1, 3], bytes).unwrap();
+    let error = model.infer(named([("x", tensor)])).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        r#"input "x" has an element that is not UTF-8 text, element 1; ONNX models take text only"#
+    );
+}
+
+#[tokio::test]
+async fn refused_inputs_say_why() {
+    let small = LoadRequest {
+        options: ModelOptions {
+            tensor_bytes_max: NonZeroU64::new(1 << 20).unwrap(),
+            ..ModelOptions::default()
+        },
+        ..request("outer")
+    };
+    let bounded = Registry::new().get_or_load(small).await.unwrap();
+    let (attention, expression) = (load("attention").await, load("expression").await);
+    let implied = load("implied_late").await;
+    let cases = [
+        (
+            &attention,
+            named([("x", zeros(&[2, 5, 4])), ("mask", zeros(&[3, 5]))]),
+            r#"input "mask" has shape [3,5], but its dimension 0 is batch in the model, which the other dimensions set to 2"#,
+        ),
+        (
+            &attention,
+            named([("x", zeros(&[2, 5, 4])), ("mask", zeros(&[2, 6]))]),
+            r#"input "mask" has shape [2,6], but its dimension 1 is sequence in the model, which the other dimensions set to 5"#,
+        ),
+        (
+            &expression,
+            named([("a", zeros(&[3])), ("b", zeros(&[8]))]),
+            r#"input "b" has shape [8], but its dimension 0 is 1+2*n in the model, which the other dimensions set to 7"#,
+        ),
+        (
+            &bounded,
+            named([("x", zeros(&[513]))]),
+            "with inputs of these shapes the model would make a tensor of 1052676 bytes; its bound is 1048576",
+        ),
+        (
+            &implied,
+            named([("x", zeros(&[2, 3]))]),
+            "the model cannot take inputs of these shapes",
+        ),
+        (
+            &attention,
+            named([
+                ("x", zeros(&[0, 1 << 40, 4])),
+                ("mask", zeros(&[0, 1 << 40])),
+            ]),
+            r#"input "x" has shape [0,1099511627776,4]; a dimension may be at most 2147483647"#,
+        ),
+    ];
+    for (model, inputs, message) in cases {
+        let error = model.infer(inputs).await.unwrap_err();
+        assert!(
+            matches!(error, InferenceError::InvalidInput { .. }),
+            "{error:?}"
+        );
+        assert_eq!(error.to_string(), message);
+    }
+    bounded.infer(named([("x", zeros(&[512]))])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_fails_fails_alone() {
+    let model = load("pick").await;
+    let pick = |index: i64| {
+        let index = Tensor::from_values(&[1], &[index]).unwrap();
+        named([("table", floats(&[2], &[5.0, 6.0])), ("index", index)])
+    };
+    let expected = named([("y", floats(&[1], &[6.0]))]);
+    assert_eq!(model.infer(pick(1)).await.unwrap(), expected);
+    let error = model.infer(pick(77)).await.unwrap_err();
+    assert!(matches!(error, InferenceError::Runtime { .. }), "{error:?}");
+    assert_eq!(model.infer(pick(1)).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn models_that_cannot_run_are_refused_with_a_reason() {
+    let onnx = |name: &str| std::fs::read(file(name)).unwrap();
+    let cases = [
+        (
+            onnx("unknown_operator.onnx"),
+            "tract does not have the operators the model uses: com.example.Frobnicate",
+        ),
+        (
+            onnx("identity_bf16.onnx"),
+            r#"input "x" is BF16, which tract does not have; export the model with FP32"#,
+        ),
+        (
+            onnx("external.onnx"),
+            r#"the model refers to "external.onnx.data", which did not come with it"#,
+        ),
+        (Vec::new(), "the model is not an ONNX file: it has no graph"),
+        (
+            b"not a model".to_vec(),
+            "the model is not a readable ONNX file",
+        ),
+        (
+            b"PK\x03\x04and so on".to_vec(),
+            "backend torchscript is not part of this build",
+        ),
+    ];
+    for (bytes, message) in cases {
+        let error = load_bytes(bytes).await.unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+
+    for backend in [BackendKind::OnnxRuntime, BackendKind::TorchScript] {
+        let request = LoadRequest {
+            backend,
+            ..request("fixed")
+        };
+        let error = Registry::new().get_or_load(request).await.unwrap_err();
+        assert!(matches!(*error, InferenceError::Unsupported { .. }));
+        assert!(error.to_string().contains(backend.name()), "{error}");
+    }
+
+    let absent = Registry::new()
+        .get_or_load(request("absent"))
+        .await
+        .unwrap_err();
+    assert!(
+        one_line(&*absent).contains("absent.onnx cannot be opened: "),
+        "{absent}"
+    );
+}
+
+#[tokio::test]
+async fn external_data_may_lie_anywhere_if_told() {
+    let bytes = std::fs::read(file("external.onnx")).unwrap();
+    let source =
+        |path: &Path| ModelSource::bytes(bytes.clone()).with_file("external.onnx.data", path);
+    let with = |path: &Path| LoadRequest {
+        source: source(path),
+        golden: Some(sample("external")),
+        ..request("external")
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (moved, short) = (folder.path().join("0123"), folder.path().join("short"));
+    std::fs::copy(file("external.onnx.data"), &moved).unwrap();
+    std::fs::write(&short, [0; 100]).unwrap();
+    Registry::new().get_or_load(with(&moved)).await.unwrap();
+    let error = Registry::new().get_or_load(with(&short)).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(r#"of "external.onnx.data", which has 100"#),
+        "{error}"
+    );
+
+    // The same file with another name in it, of the same length.
+    let name = b"external.onnx.data";
+    let position = bytes.windows(name.len()).position(|w| w == name).unwrap();
+    let mut outside = bytes.clone();
+    outside[position..][..name.len()].copy_from_slice(b"../../../etc/passw");
+    let error = load_bytes(outside).await.unwrap_err();
+    assert!(
+        error.to_string().contains("only files in its own folder"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn damaged_models_neither_panic_nor_load_as_something_else() {
+    let mut refused = 0;
+    for name in ["attention", "several", "shape"] {
+        let whole = std::fs::read(file(&format!("{name}.onnx"))).unwrap();
+        for length in (0..whole.len()).step_by(11) {
+            // A cut between two top-level fields may leave a smaller valid file.
+            refused += usize::from(load_bytes(whole[..length].to_vec()).await.is_err());
+        }
+        // A fixed sequence, so that a failure can be looked at.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..60 {
+            let mut damaged = whole.clone();
+            for _ in 0..4 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let position = (state >> 33) as usize % damaged.len();
+                damaged[position] ^= 1 << (state >> 20 & 7);
+            }
+            refused += usize::from(load_bytes(damaged).await.is_err());
+        }
+    }
+    assert!(refused > 150, "only {refused} were refused");
+}
+
+#[tokio::test]
+async fn a_golden_sample_that_differs_names_the_worst_element() {
+    let model = load("pairs").await;
+    let bytes = std::fs::read(file("pairs.safetensors")).unwrap();
+    Golden::parse(bytes.clone())
+        .unwrap()
+        .check(&model, CLOSE)
+        .unwrap();
+
+    // The outputs are 6 rows of 3 at the end of the file: row 3, column 1 is element 10.
+    let mut wrong = bytes.clone();
+    let at = |element: usize| bytes.len() - 4 * (18 - element);
+    wrong[at(10)..][..4].copy_from_slice(&7_f32.to_le_bytes());
+    wrong[at(2)..][..4].copy_from_slice(&2_f32.to_le_bytes());
+    let error = Golden::parse(wrong)
+        .unwrap()
+        .check(&model, CLOSE)
+        .unwrap_err();
+    let InferenceError::GoldenMismatch(mismatch) = &error else {
+        unreachable!("{error:?}");
+    };
+    assert_eq!(
+        (mismatch.tensor.as_str(), &*mismatch.index),
+        ("y", &[3, 1][..])
+    );
+    assert_eq!((mismatch.expected.as_str(), mismatch.mismatches), ("7", 2));
+    assert_eq!(mismatch.elements, 18);
+    assert!((mismatch.tolerance - 8e-5).abs() < 1e-9);
+
+    let mut nan = bytes.clone();
+    nan[at(0)..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let error = Golden::parse(nan)
+        .unwrap()
+        .check(&model, CLOSE)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains(r#"output "y" at [0, 0] is "#),
+        "{error}"
+    );
+    assert!(error.to_string().contains("expected NaN"), "{error}");
+}
+
+#[tokio::test]
+async fn a_sample_of_another_model_is_unusable() {
+    let cases = [
+        ("pairs", "digits", r#"the model has no output "logits""#),
+        (
+            "fixed",
+            "nameless",
+            r#"input "x" has shape [2,5], expected [2,3]"#,
+        ),
+        (
+            "identity_f32",
+            "identity_f16",
+            r#"output "y" is FP16 in the sample and FP32 in the model"#,
+        ),
+    ];
+    for (name, other, message) in cases {
+        let request = LoadRequest {
+            golden: Some(sample(other)),
+            ..request(name)
+        };
+        let error = Registry::new().get_or_load(request).await.unwrap_err();
+        assert!(
+            matches!(*error, InferenceError::GoldenUnusable { .. }),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let error = Golden::parse(vec![0; 20]).unwrap_err();
+    assert!(
+        error.to_string().contains("not a safetensors file"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_model_is_loaded_once_however_many_ask() {
+    let registry = Arc::new(Registry::new());
+    let asked = (0..32).map(|_| {
+        let registry = Arc::clone(&registry);
+        tokio::spawn(async move {
+            let request = LoadRequest {
+                golden: Some(sample("digits")),
+                ..request("digits")
+            };
+            registry.get_or_load(request).await.unwrap()
+        })
+    });
+    let mut models = Vec::new();
+    for task in asked.collect::<Vec<_>>() {
+        models.push(task.await.unwrap());
+    }
+    assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));
+    assert_eq!(registry.len(), 1);
+
+    // Other options make another model; a name that means the same backend does not.
+    let tract = LoadRequest {
+        backend: BackendKind::Tract,
+        ..request("digits")
+    };
+    let same = registry.get_or_load(tract.clone()).await.unwrap();
+    assert!(Arc::ptr_eq(&same, &models[0]));
+    let two = NonZeroUsize::new(2).unwrap();
+    let options = ModelOptions {
+        workers: two,
+        threads_per_run: two,
+        ..ModelOptions::default()
+    };
+    let golden = Some(sample("digits"));
+    let other = LoadRequest {
+        options,
+        golden,
+        ..tract
+    };
+    let other = registry.get_or_load(other).await.unwrap();
+    assert!(!Arc::ptr_eq(&other, &models[0]));
+    assert_eq!(registry.len(), 2);
+
+    // A loaded model is checked against a sample it has not seen.
+    let refused = LoadRequest {
+        golden: Some(sample("pairs")),
+        ..request("digits")
+    };
+    assert!(registry.get_or_load(refused).await.is_err());
+
+    drop((models, same, other));
+    // The thread that loaded may not have let go yet.
+    while !registry.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failed_load_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("late.onnx");
+    let registry = Registry::new();
+    let late = || LoadRequest {
+        source: ModelSource::path(&path),
+        ..request("late")
+    };
+    assert!(registry.get_or_load(late()).await.is_err());
+    std::fs::copy(file("fixed.onnx"), &path).unwrap();
+    assert!(registry.get_or_load(late()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_of_many_sizes_at_once_get_their_own_answers() {
+    let model = load("attention").await;
+    let tasks = (0..64_u64).map(|call| {
+        let model = Arc::clone(&model);
+        tokio::spawn(async move {
+            // More combinations than stay prepared.
+            let (batch, sequence) = (1 + call % 4, 1 + call % 7);
+            let value = call as f32;
+            // Attention over equal rows gives the row back.
+            let x = vec![value; (batch * sequence * 4) as usize];
+            let mask = vec![1.0; (batch * sequence) as usize];
+            let inputs = named([
+                ("x", floats(&[batch, sequence, 4], &x)),
+                ("mask", floats(&[batch, sequence], &mask)),
+            ]);
+            let answer = model.infer(inputs).await.unwrap();
+            assert_eq!(answer[0].1.shape(), [batch, sequence, 4]);
+            let mut values = answer[0].1.values::<f32>().unwrap();
+            assert!(values.all(|got| (got - value).abs() <= value * 1e-5));
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_eq!(model.stats().snapshot().execution_count, 64);
+}

@@ -1,0 +1,196 @@
+//! Changes of what the node serves: the only writer of its state and of its deployments.
+//!
+//! A change is: the package is in the store and checked, its models are loaded and its first
+//! instance is up; then one transaction, then one pointer swap. A crash at any point leaves the old
+//! or the new.
+
+use std::{io::Read, sync::Arc};
+
+use dunlin_inference::Registry;
+use dunlin_package::{Digest, ImportLimits, Store};
+use dunlin_sandbox::Sandbox;
+use edge_config::DeploymentName;
+use tokio::sync::Mutex;
+
+use crate::{
+    deployment::{Deployment, Deployments, Revision},
+    error::{ChangeError, NodeError},
+    loader::Loader,
+    state::{Record, State},
+    telemetry::Telemetry,
+};
+
+pub(crate) struct Control {
+    pub(crate) deployments: Deployments,
+    store: Arc<Store>,
+    state: Arc<State>,
+    loader: Loader,
+    package_max: u64,
+    /// One change at a time.
+    changing: Mutex<()>,
+}
+
+impl Control {
+    pub(crate) fn new(
+        store: Store,
+        state: State,
+        sandbox: Sandbox,
+        registry: Registry,
+        package_max: u64,
+    ) -> Self {
+        let store = Arc::new(store);
+        Self {
+            deployments: Deployments::default(),
+            loader: Loader::new(Arc::clone(&store), sandbox, registry),
+            store,
+            state: Arc::new(state),
+            package_max,
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// Serves again what was deployed before. A deployment that does not come up is kept, with the
+    /// reason: its package is still there, and the operator decides.
+    pub(crate) async fn restore(&self) -> Result<(), NodeError> {
+        for record in self.state.records()? {
+            let telemetry = Arc::new(Telemetry::new(&record.name));
+            let serving = self.load_record(&record, &telemetry).await;
+            if let Err(error) = &serving {
+                tracing::error!(deployment = record.name, %error, "a deployment does not come up");
+            } else {
+                tracing::info!(
+                    deployment = record.name,
+                    revision = record.revision,
+                    "serving again"
+                );
+            }
+            self.deployments.put(Arc::new(Deployment {
+                record,
+                telemetry,
+                serving: serving.map_err(|error| error.to_string()),
+            }));
+        }
+        self.collect().await;
+        Ok(())
+    }
+
+    async fn load_record(
+        &self,
+        record: &Record,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Revision, ChangeError> {
+        let store = Arc::clone(&self.store);
+        let digest = record.digest.clone();
+        let package = blocking(move || store.package(&digest)).await??;
+        self.loader.load(&package, telemetry).await
+    }
+
+    /// Deploys the package that `upload` reads. Once begun it is carried through, whether or not
+    /// the caller still waits: run it in a task of its own.
+    pub(crate) async fn deploy(
+        &self,
+        upload: impl Read + Send + 'static,
+        name: Option<String>,
+    ) -> Result<Arc<Deployment>, ChangeError> {
+        let name = name.map(checked_name).transpose()?;
+        let store = Arc::clone(&self.store);
+        let limits = ImportLimits {
+            package_max: self.package_max,
+        };
+        // As long as `package` lives, the store keeps its blobs.
+        let package = blocking(move || dunlin_package::import(upload, &store, limits)).await??;
+
+        let _change = self.changing.lock().await;
+        let name = name.unwrap_or_else(|| package.deployment().name.to_string());
+        let telemetry = match self.deployments.get(&name) {
+            Some(current) => Arc::clone(&current.telemetry),
+            None => Arc::new(Telemetry::new(&name)),
+        };
+        let revision = self.loader.load(&package, &telemetry).await?;
+        let record = self.record(name, package.digest().clone()).await?;
+        tracing::info!(
+            deployment = record.name,
+            revision = record.revision,
+            digest = %record.digest,
+            "deployed"
+        );
+        let deployment = Arc::new(Deployment {
+            record,
+            telemetry,
+            serving: Ok(revision),
+        });
+        self.deployments.put(Arc::clone(&deployment));
+        drop(package);
+        self.collect().await;
+        Ok(deployment)
+    }
+
+    async fn record(&self, name: String, digest: Digest) -> Result<Record, ChangeError> {
+        let state = Arc::clone(&self.state);
+        let record = blocking(move || -> Result<Record, NodeError> {
+            let record = Record {
+                revision: state.next_revision(&name)?,
+                name,
+                digest,
+                created_at: jiff::Timestamp::now().to_string(),
+            };
+            state.put(&record)?;
+            Ok(record)
+        })
+        .await??;
+        Ok(record)
+    }
+
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), ChangeError> {
+        let _change = self.changing.lock().await;
+        if self.deployments.get(name).is_none() {
+            return Err(ChangeError::NotFound(name.to_owned()));
+        }
+        let state = Arc::clone(&self.state);
+        let deleted = name.to_owned();
+        blocking(move || state.delete(&deleted)).await??;
+        self.deployments.remove(name);
+        tracing::info!(deployment = name, "deleted");
+        self.collect().await;
+        Ok(())
+    }
+
+    /// Removes from the store what no deployment refers to.
+    async fn collect(&self) {
+        let state = Arc::clone(&self.state);
+        let store = Arc::clone(&self.store);
+        let collected = blocking(move || -> Result<(), ChangeError> {
+            let collection = store.collect();
+            let records = state.records()?;
+            let live: Vec<Digest> = records.into_iter().map(|record| record.digest).collect();
+            let collected = collection.keep_only(&live)?;
+            if collected.blobs > 0 {
+                tracing::info!(collected.blobs, collected.bytes, "removed unused blobs");
+            }
+            Ok(())
+        })
+        .await;
+        if let Ok(Err(error)) | Err(error) = collected {
+            tracing::warn!(%error, "unused packages were not removed");
+        }
+    }
+}
+
+fn checked_name(name: String) -> Result<String, ChangeError> {
+    match name.parse::<DeploymentName>() {
+        Ok(_) => Ok(name),
+        Err(error) => Err(ChangeError::Name {
+            reason: error.to_string(),
+            name,
+        }),
+    }
+}
+
+/// Runs disk work where it holds nobody up.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ChangeError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|panic| ChangeError::Defect(panic.to_string()))
+}

@@ -1,0 +1,63 @@
+//! What keeps a node from starting or from changing what it serves.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use dunlin_inference::InferenceError;
+use dunlin_package::{PackageError, StoreError};
+use dunlin_sandbox::SandboxError;
+
+/// The node does not start, or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("cannot use {path}")]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another node is using {path}; stop it, or give this one another data_dir")]
+    Locked { path: PathBuf },
+    #[error("cannot listen on {address} ({plane}.listen)")]
+    Listen {
+        plane: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the node's state cannot be read or written")]
+    Database(#[from] rusqlite::Error),
+    #[error("the node's state is damaged: {0}")]
+    State(String),
+    #[error("the content store cannot be used")]
+    Store(#[source] StoreError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
+}
+
+/// A change of the deployments that was refused. What served before serves on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("\"{name}\" is not a name for a deployment: {reason}")]
+    Name { name: String, reason: String },
+    #[error("no deployment \"{0}\" on this node")]
+    NotFound(String),
+    #[error("model \"{model}\": {source}")]
+    Model {
+        model: String,
+        source: Arc<InferenceError>,
+    },
+    #[error(transparent)]
+    Predictor(SandboxError),
+    #[error("the node is shutting down")]
+    Draining,
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("the change was interrupted by a defect of the node: {0}")]
+    Defect(String),
+}

@@ -1,0 +1,242 @@
+//! The admin plane: what the operator may change, behind the node's bearer token, and what a
+//! monitor may read without it.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde_json::{Value, json};
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use super::{
+    body::{self, ReplyBody, full},
+    failure::Failure,
+    oip,
+};
+use crate::{deployment::Deployment, error::ChangeError, metrics, node::Node, request_id};
+
+/// An upload that sends nothing for so long is given up.
+const UPLOAD_STALL: Duration = Duration::from_secs(60);
+
+/// The longest that a follower of a log waits for an entry.
+const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
+
+pub(crate) async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let (parts, body) = request.into_parts();
+    let id = node.request_ids.of(&parts.headers);
+    let answer = route(node, &parts, body).await;
+    let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
+    request_id::stamp(response.headers_mut(), &id);
+    response
+}
+
+async fn route(
+    node: Arc<Node>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Response<ReplyBody>, Failure> {
+    let segments: Vec<&str> = parts
+        .uri
+        .path()
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect();
+    let method = &parts.method;
+    match (&segments[..], method) {
+        (["healthz"], &Method::GET) => return Ok(body::json(&json!({ "status": "ok" }))),
+        (["metrics"], &Method::GET) => return Ok(metrics(&node)),
+        _ => authorize(&node, parts)?,
+    }
+    match (&segments[..], method) {
+        (["v1", "deployments"], &Method::GET) => {
+            let deployments = node.control.deployments.all();
+            let described: Vec<Value> = deployments.iter().map(|d| describe(d)).collect();
+            Ok(body::json(&json!({ "deployments": described })))
+        }
+        (["v1", "deployments"], &Method::POST) => deploy(node, parts, body).await,
+        (["v1", "deployments", name], &Method::GET) => {
+            Ok(body::json(&describe(&*find(&node, name)?)))
+        }
+        (["v1", "deployments", name], &Method::DELETE) => delete(node, (*name).to_owned()).await,
+        (["v1", "deployments", name, "logs"], &Method::GET) => logs(&node, name, parts).await,
+        (["v1", "node"], &Method::GET) => Ok(body::json(&node.describe())),
+        (["v1", "deployments"], _) => Err(Failure::method_not_allowed("GET or POST")),
+        (["v1", "deployments", _], _) => Err(Failure::method_not_allowed("GET or DELETE")),
+        (["healthz" | "metrics"] | ["v1", "node"] | ["v1", "deployments", _, "logs"], _) => {
+            Err(Failure::method_not_allowed("GET"))
+        }
+        _ => Err(Failure::not_found(format!(
+            "no such path on the admin plane: {}",
+            parts.uri.path()
+        ))),
+    }
+}
+
+fn authorize(node: &Node, parts: &Parts) -> Result<(), Failure> {
+    let presented = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    match presented {
+        Some(token) if node.token.matches(token) => Ok(()),
+        _ => Err(Failure::new(
+            StatusCode::UNAUTHORIZED,
+            "the admin plane needs the node's token: Authorization: Bearer <token>; it is in the \
+             file that the node named when it started",
+        )),
+    }
+}
+
+fn metrics(node: &Node) -> Response<ReplyBody> {
+    let text = metrics::scrape(&node.control, node.requests_in_flight());
+    let mut response = Response::new(full(text));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    );
+    response
+}
+
+fn find(node: &Node, name: &str) -> Result<Arc<Deployment>, Failure> {
+    node.control
+        .deployments
+        .get(name)
+        .ok_or_else(|| ChangeError::NotFound(name.to_owned()).into())
+}
+
+fn describe(deployment: &Deployment) -> Value {
+    let record = &deployment.record;
+    let telemetry = &deployment.telemetry;
+    let responses = telemetry.responses();
+    let total: u64 = responses.iter().map(|counter| counter.get()).sum();
+    let mut described = json!({
+        "name": record.name,
+        "revision": record.revision,
+        "digest": record.digest.to_string(),
+        "created_at": record.created_at,
+        "requests": {
+            "total": total,
+            "2xx": responses[1].get(),
+            "4xx": responses[3].get(),
+            "5xx": responses[4].get(),
+            "mean_ms": telemetry.mean_ms(),
+        },
+    });
+    match &deployment.serving {
+        Err(reason) => {
+            described["status"] = json!("failed");
+            described["reason"] = json!(reason);
+        }
+        Ok(revision) => {
+            described["status"] = json!("live");
+            described["predictor"] = json!(revision.predictor.is_some());
+            if let Some(predictor) = &revision.predictor {
+                let counts = predictor.instances();
+                described["instances"] =
+                    json!({ "idle": counts.idle, "busy": counts.busy, "max": counts.max });
+            }
+            let models = revision.models.iter();
+            described["models"] = models
+                .map(|(name, model)| {
+                    let signature = model.signature();
+                    json!({
+                        "name": name,
+                        "platform": model.platform(),
+                        "inputs": oip::specs(&signature.inputs),
+                        "outputs": oip::specs(&signature.outputs),
+                    })
+                })
+                .collect();
+        }
+    }
+    described
+}
+
+async fn deploy(
+    node: Arc<Node>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Response<ReplyBody>, Failure> {
+    let limit = node.config.package_max;
+    if body.size_hint().lower() > limit {
+        return Err(Failure::too_large(limit));
+    }
+    if node.is_draining() {
+        return Err(ChangeError::Draining.into());
+    }
+    let name = query(parts, "name");
+    let upload = SyncIoBridge::new(StreamReader::new(Box::pin(frames(body))));
+    // In a task of its own: a change that has begun is carried through, also when the uploader
+    // hangs up while it waits for the answer.
+    let deploying = node
+        .changes
+        .spawn({
+            let node = Arc::clone(&node);
+            async move { node.control.deploy(upload, name).await }
+        })
+        .await;
+    let deployment = deploying.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
+    Ok(body::json(&describe(&deployment)))
+}
+
+fn frames(body: Incoming) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold(body, |mut body| async {
+        loop {
+            let frame = match tokio::time::timeout(UPLOAD_STALL, body.frame()).await {
+                Ok(frame) => frame?.map_err(io::Error::other),
+                Err(_elapsed) => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("nothing arrived for {} s", UPLOAD_STALL.as_secs()),
+                )),
+            };
+            match frame.map(hyper::body::Frame::into_data) {
+                Ok(Ok(data)) => return Some((Ok(data), body)),
+                Ok(Err(_trailers)) => {}
+                Err(error) => return Some((Err(error), body)),
+            }
+        }
+    })
+    .fuse()
+}
+
+async fn delete(node: Arc<Node>, name: String) -> Result<Response<ReplyBody>, Failure> {
+    let deleting = node
+        .changes
+        .spawn({
+            let (node, name) = (Arc::clone(&node), name.clone());
+            async move { node.control.delete(&name).await }
+        })
+        .await;
+    deleting.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
+    Ok(body::json(&json!({ "name": name, "deleted": true })))
+}
+
+async fn logs(node: &Node, name: &str, parts: &Parts) -> Result<Response<ReplyBody>, Failure> {
+    let deployment = find(node, name)?;
+    let number = |parameter: &str| -> Result<u64, Failure> {
+        query(parts, parameter).map_or(Ok(0), |text| {
+            text.parse()
+                .map_err(|_| Failure::bad_request(format!("{parameter}={text} is not a number")))
+        })
+    };
+    let after = number("after")?;
+    let wait = Duration::from_secs(number("wait")?).min(LOG_WAIT_MAX);
+    let logs = &deployment.telemetry.logs;
+    let (entries, next) = match tokio::time::timeout(wait, logs.wait_since(after)).await {
+        Ok(found) => found,
+        Err(_elapsed) => logs.since(after),
+    };
+    Ok(body::json(&json!({ "entries": entries, "next": next })))
+}
+
+fn query(parts: &Parts, parameter: &str) -> Option<String> {
+    form_urlencoded::parse(parts.uri.query()?.as_bytes())
+        .find(|(name, _)| name == parameter)
+        .map(|(_, value)| value.into_owned())
+}

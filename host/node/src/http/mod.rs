@@ -1,0 +1,10 @@
+//! The node's HTTP: only here is a status code known.
+
+pub(crate) mod admin;
+mod body;
+pub(crate) mod data;
+mod failure;
+mod oip;
+mod predict;
+
+pub(crate) use body::ReplyBody;

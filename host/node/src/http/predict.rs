@@ -1,0 +1,142 @@
+//! `/{deployment}` to the predictor's `predict`, and back.
+
+use bytes::Bytes;
+use dunlin_sandbox::Deadline;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::{
+    body::{self, ReplyBody, full},
+    data::Exchange,
+    failure::Failure,
+};
+use crate::deployment::{Deployment, Revision};
+
+/// Headers that are about a connection, or that the node sets itself.
+const OWN_HEADERS: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    crate::request_id::HEADER,
+];
+
+pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<ReplyBody>, Failure> {
+    let below = path.strip_prefix('/').unwrap_or(path);
+    let (name, rest) = match below.find('/') {
+        Some(at) => below.split_at(at),
+        None => (below, "/"),
+    };
+    let Some(deployment) = exchange.node.control.deployments.get(name) else {
+        return Err(Failure::not_found(match name {
+            "" => "nothing is served here; POST to /{deployment}".to_owned(),
+            _ => format!("no deployment \"{name}\" on this node"),
+        }));
+    };
+    let (started, id) = (exchange.started, exchange.id.clone());
+    let answer = predict(exchange, &deployment, rest).await;
+    let response = answer.unwrap_or_else(|failure| failure.into_response(&id));
+    deployment
+        .telemetry
+        .answered(response.status().as_u16(), started.elapsed());
+    Ok(response)
+}
+
+/// The revision that serves, or why none does.
+pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
+    deployment.serving.as_ref().map_err(|_| {
+        Failure::unavailable(format!(
+            "deployment \"{}\" did not come up after the node's last start",
+            deployment.record.name
+        ))
+    })
+}
+
+pub(crate) fn deadline(exchange: &Exchange, revision: &Revision) -> Deadline {
+    Deadline::after(
+        revision
+            .limits
+            .deadline
+            .min(exchange.node.config.deadline_max),
+    )
+}
+
+/// The body, read within the request's deadline.
+pub(crate) async fn read_body(
+    headers: &HeaderMap,
+    body: hyper::body::Incoming,
+    revision: &Revision,
+    deadline: Deadline,
+) -> Result<Bytes, Failure> {
+    let read = body::read(headers, body, revision.limits.request_body);
+    tokio::time::timeout_at(deadline.at(), read)
+        .await
+        .map_err(|_elapsed| {
+            Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body did not arrive within the deadline",
+            )
+        })?
+}
+
+async fn predict(
+    exchange: Exchange,
+    deployment: &Deployment,
+    path: &str,
+) -> Result<Response<ReplyBody>, Failure> {
+    let revision = serving(deployment)?;
+    let Some(predictor) = &revision.predictor else {
+        let name = &deployment.record.name;
+        return Err(Failure::not_found(format!(
+            "deployment \"{name}\" has models and no predictor; POST to /v2/models/{name}/infer"
+        )));
+    };
+    let deadline = deadline(&exchange, revision);
+    let (parts, id) = (exchange.parts, exchange.id);
+    let body = read_body(&parts.headers, exchange.body, revision, deadline).await?;
+    let query: Vec<_> =
+        form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
+    let query: Vec<(&str, &str)> = query
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let headers: Vec<(&str, &str)> = parts
+        .headers
+        .iter()
+        // The body is already as it was before it was encoded.
+        .filter(|(name, _)| *name != header::CONTENT_ENCODING)
+        .filter_map(|(name, value)| {
+            let value = std::str::from_utf8(value.as_bytes()).ok()?;
+            Some((name.as_str(), value))
+        })
+        .collect();
+    let request = dunlin_sandbox::Request {
+        id: &id,
+        method: parts.method.as_str(),
+        path,
+        query: &query,
+        headers: &headers,
+        body: &body,
+    };
+    let response = predictor.predict(request, deadline).await?;
+    reply(response).map_err(|defect| Failure::internal("the predictor failed", defect))
+}
+
+fn reply(answer: dunlin_sandbox::Response) -> Result<Response<ReplyBody>, String> {
+    let status = StatusCode::from_u16(answer.status)
+        .ok()
+        .filter(|status| (200..600).contains(&status.as_u16()))
+        .ok_or_else(|| format!("the predictor answered with the status {}", answer.status))?;
+    let mut response = Response::new(full(answer.body));
+    *response.status_mut() = status;
+    for (name, value) in answer.headers {
+        let invalid = || format!("the predictor answered with an invalid header {name:?}");
+        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        let value = HeaderValue::from_str(&value).map_err(|_| invalid())?;
+        if !OWN_HEADERS.contains(&header) {
+            response.headers_mut().append(header, value);
+        }
+    }
+    Ok(response)
+}

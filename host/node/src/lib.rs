@@ -1,0 +1,21 @@
+//! A Dunlin node: the data plane that answers requests, the admin plane that changes what is served.
+//!
+//! [`run`] is the whole life of one. `control` is the only writer of the node's state; requests read
+//! it with one atomic load. Only `http` knows status codes, and nothing here names an engine.
+
+mod control;
+mod deployment;
+mod error;
+mod http;
+mod loader;
+mod logs;
+mod metrics;
+mod node;
+mod request_id;
+mod server;
+mod state;
+mod telemetry;
+mod token;
+
+pub use error::NodeError;
+pub use server::{Ready, run};

@@ -1,0 +1,173 @@
+//! From a package in the store to a revision that can serve: models loaded, warmed and checked
+//! against their golden samples, the predictor compiled and its first instance up.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use dunlin_inference::{
+    BackendKind, GoldenSample, LoadRequest, Model, ModelOptions, ModelSource, Registry, Tolerance,
+};
+use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
+use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
+use edge_config::{BackendChoice, PackagePath};
+
+use crate::{control::blocking, deployment::Revision, error::ChangeError, telemetry::Telemetry};
+
+/// A predictor may read tables and vocabularies in `init`.
+const INIT_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Loader {
+    store: Arc<Store>,
+    sandbox: Sandbox,
+    registry: Arc<Registry>,
+}
+
+impl Loader {
+    pub(crate) fn new(store: Arc<Store>, sandbox: Sandbox, registry: Registry) -> Self {
+        Self {
+            store,
+            sandbox,
+            registry: Arc::new(registry),
+        }
+    }
+
+    pub(crate) async fn load(
+        &self,
+        package: &Package,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Revision, ChangeError> {
+        let mut models = BTreeMap::new();
+        for model in &package.deployment().models {
+            let loaded = self.load_model(package, model).await?;
+            models.insert(model.name.to_string(), loaded);
+        }
+        Ok(Revision {
+            predictor: self.start_predictor(package, &models, telemetry).await?,
+            models,
+            limits: package.deployment().limits,
+        })
+    }
+
+    async fn load_model(
+        &self,
+        package: &Package,
+        model: &edge_config::Model,
+    ) -> Result<Arc<Model>, ChangeError> {
+        let weights = file(package, &model.path)?;
+        self.check(&weights.digest).await?;
+        let mut source = ModelSource::path(self.store.path(&weights.digest));
+        let mut digest = weights.digest.to_string();
+        for external in external_files(package, model) {
+            self.check(&external.digest).await?;
+            source = source.with_file(
+                relative(&model.path, &external.title),
+                self.store.path(&external.digest),
+            );
+            digest.push_str(&format!("+{}", external.digest));
+        }
+        let golden = match &model.golden {
+            Some(path) => {
+                let samples = file(package, path)?;
+                self.check(&samples.digest).await?;
+                Some(GoldenSample {
+                    digest: samples.digest.to_string(),
+                    path: self.store.path(&samples.digest),
+                    tolerance: Tolerance {
+                        relative: model.tolerance.relative,
+                        absolute: model.tolerance.absolute,
+                    },
+                })
+            }
+            None => None,
+        };
+        let request = LoadRequest {
+            digest,
+            source,
+            backend: backend(model.backend),
+            options: ModelOptions::default(),
+            golden,
+        };
+        let loaded = self.registry.get_or_load(request).await;
+        loaded.map_err(|source| ChangeError::Model {
+            model: model.name.to_string(),
+            source,
+        })
+    }
+
+    async fn start_predictor(
+        &self,
+        package: &Package,
+        models: &BTreeMap<String, Arc<Model>>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Option<Predictor>, ChangeError> {
+        let deployment = package.deployment();
+        let (Some(predictor), Some(component)) = (&deployment.predictor, package.predictor())
+        else {
+            return Ok(None);
+        };
+        let (store, digest) = (Arc::clone(&self.store), component.digest.clone());
+        let wasm = blocking(move || store.read(&digest)).await??;
+        let models = models.iter();
+        let spec = PredictorSpec {
+            wasm: wasm.into(),
+            config: serde_json::Value::Object(predictor.config.clone()).to_string(),
+            models: models
+                .map(|(name, model)| (name.clone(), Arc::clone(model)))
+                .collect(),
+            registry: Arc::clone(&self.registry),
+            grants: predictor.grants,
+            instances: deployment.instances,
+            limits: deployment.limits,
+            observer: Arc::clone(telemetry) as _,
+            init_deadline: INIT_DEADLINE,
+        };
+        let started = Predictor::start(&self.sandbox, spec).await;
+        started.map(Some).map_err(ChangeError::Predictor)
+    }
+
+    /// What an engine is about to open is what the package promised.
+    async fn check(&self, digest: &Digest) -> Result<(), ChangeError> {
+        let (store, digest) = (Arc::clone(&self.store), digest.clone());
+        Ok(blocking(move || store.check(&digest)).await??)
+    }
+}
+
+fn file<'p>(package: &'p Package, path: &PackagePath) -> Result<&'p Blob, ChangeError> {
+    package.file(path.as_str()).ok_or_else(|| {
+        ChangeError::Defect(format!("{path} is not in the package that was checked"))
+    })
+}
+
+/// The files of weights that are no model of their own: what a model keeps beside itself.
+fn external_files<'p>(
+    package: &'p Package,
+    model: &edge_config::Model,
+) -> impl Iterator<Item = &'p Blob> {
+    let models = &package.deployment().models;
+    let folder = folder(&model.path).to_owned();
+    package.files().filter(move |blob| {
+        blob.kind == LayerKind::Weights
+            && blob.title.as_str().starts_with(&folder)
+            && !models.iter().any(|model| model.path == blob.title)
+    })
+}
+
+/// How a model at `model` refers to `file`: by a path from its own folder.
+fn relative(model: &PackagePath, file: &PackagePath) -> String {
+    let file = file.as_str();
+    file.strip_prefix(folder(model)).unwrap_or(file).to_owned()
+}
+
+/// With its slash; empty at the root of the package.
+fn folder(path: &PackagePath) -> &str {
+    let path = path.as_str();
+    path.rfind('/').map_or("", |slash| &path[..=slash])
+}
+
+fn backend(choice: BackendChoice) -> BackendKind {
+    match choice {
+        BackendChoice::Auto => BackendKind::Auto,
+        BackendChoice::Tract => BackendKind::Tract,
+        BackendChoice::OnnxRuntime => BackendKind::OnnxRuntime,
+        BackendChoice::TorchScript => BackendKind::TorchScript,
+    }
+}

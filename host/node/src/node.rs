@@ -1,0 +1,111 @@
+//! One node: what every request shares.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use dunlin_inference::Registry;
+use dunlin_package::Store;
+use dunlin_sandbox::{Sandbox, SandboxConfig};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    control::Control, error::NodeError, request_id::RequestIds, state::State, token::AdminToken,
+};
+
+pub(crate) struct Node {
+    pub(crate) config: edge_config::Node,
+    pub(crate) control: Arc<Control>,
+    pub(crate) token: AdminToken,
+    pub(crate) request_ids: RequestIds,
+    pub(crate) requests_in_flight: Semaphore,
+    /// Changes under way: a drain waits for them.
+    pub(crate) changes: TaskTracker,
+    draining: AtomicBool,
+    data_dir: PathBuf,
+    /// Locked for as long as the node lives.
+    _lock: File,
+}
+
+impl Node {
+    /// Opens the node's data and brings up what was deployed.
+    pub(crate) async fn open(
+        config: edge_config::Node,
+        data_dir: PathBuf,
+    ) -> Result<Arc<Self>, NodeError> {
+        let lock = claim(&data_dir)?;
+        let token = AdminToken::open(&data_dir)?;
+        let sandbox = Sandbox::new(SandboxConfig {
+            instances_max: config.instances_max,
+            guest_memory_max: config.guest_memory_max,
+            cache_dir: data_dir.join("compiled"),
+        })?;
+        let control = Control::new(
+            Store::open(&data_dir.join("store")).map_err(NodeError::Store)?,
+            State::open(&data_dir.join("state.db"))?,
+            sandbox,
+            Registry::new(),
+            config.package_max,
+        );
+        control.restore().await?;
+        Ok(Arc::new(Self {
+            requests_in_flight: Semaphore::new(config.requests_in_flight_max as usize),
+            control: Arc::new(control),
+            token,
+            request_ids: RequestIds::new(),
+            changes: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            config,
+            data_dir,
+            _lock: lock,
+        }))
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        let max = self.config.requests_in_flight_max as usize;
+        max.saturating_sub(self.requests_in_flight.available_permits())
+    }
+
+    pub(crate) fn describe(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "data_listen": self.config.data.listen,
+            "admin_listen": self.config.admin.listen,
+            "data_dir": self.data_dir,
+            "instances_max": self.config.instances_max,
+            "draining": self.is_draining(),
+        })
+    }
+}
+
+/// Two nodes on one folder would undo each other's changes.
+fn claim(data_dir: &Path) -> Result<File, NodeError> {
+    let unusable = |source| NodeError::DataDir {
+        path: data_dir.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(data_dir).map_err(unusable)?;
+    let lock = File::create(data_dir.join("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(NodeError::Locked {
+            path: data_dir.to_owned(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}

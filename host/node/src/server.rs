@@ -1,0 +1,211 @@
+//! From listening to the last answer: two planes, one drain.
+
+use std::{
+    convert::Infallible, future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, watch},
+};
+
+use crate::{
+    error::NodeError,
+    http::{ReplyBody, admin, data},
+    node::Node,
+};
+
+/// A client has so long to send a request's head.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+const HTTP2_STREAMS_MAX: u32 = 256;
+const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
+
+/// Where a node that has come up is to be found.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub data: SocketAddr,
+    pub admin: SocketAddr,
+    pub token_file: PathBuf,
+}
+
+/// Runs a node until SIGTERM or SIGINT, then lets the requests in flight finish. A second signal
+/// ends it at once.
+///
+/// # Errors
+/// It does not come up. A deployment that does not come up is no error: see `dunlin get`.
+pub async fn run(
+    config: edge_config::Node,
+    data_dir: PathBuf,
+    on_ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError> {
+    let mut stop = Signals::listen()?;
+    let drain_timeout = config.drain_timeout;
+    let connections_max = config.connections_max as usize;
+    let data = listen("data", config.data.listen).await?;
+    let admin = listen("admin", config.admin.listen).await?;
+    let node = Node::open(config, data_dir).await?;
+    on_ready(&Ready {
+        data: data.address,
+        admin: admin.address,
+        token_file: node.token.file().to_owned(),
+    });
+
+    let (draining, drained) = watch::channel(false);
+    let data = tokio::spawn(serve(
+        data.listener,
+        Arc::clone(&node),
+        data::handle,
+        connections_max,
+        drained.clone(),
+    ));
+    let admin = tokio::spawn(serve(
+        admin.listener,
+        Arc::clone(&node),
+        admin::handle,
+        connections_max,
+        drained,
+    ));
+    stop.wait().await;
+    tracing::info!("draining: requests in flight finish, new ones are refused");
+    node.drain();
+    draining.send_replace(true);
+    node.changes.close();
+    let finished = async {
+        // A task that panicked has nothing left to finish.
+        let _ = tokio::join!(data, admin, node.changes.wait());
+    };
+    tokio::select! {
+        () = finished => tracing::info!("drained"),
+        () = tokio::time::sleep(drain_timeout) => {
+            tracing::warn!("requests were still in flight after drain_timeout");
+        }
+        () = stop.wait() => tracing::warn!("stopped by a second signal"),
+    }
+    Ok(())
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, NodeError> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(NodeError::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(NodeError::Signals)?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+struct Plane {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+async fn listen(plane: &'static str, address: SocketAddr) -> Result<Plane, NodeError> {
+    let failed = |source| NodeError::Listen {
+        plane,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Plane { listener, address })
+}
+
+/// Accepts connections until the drain, then waits for those that are left. At the bound of
+/// connections, new ones wait in the system's backlog.
+async fn serve<H, F>(
+    listener: TcpListener,
+    node: Arc<Node>,
+    handle: H,
+    connections_max: usize,
+    mut drained: watch::Receiver<bool>,
+) where
+    H: Fn(Arc<Node>, Request<Incoming>) -> F + Copy + Send + 'static,
+    F: Future<Output = Response<ReplyBody>> + Send + 'static,
+{
+    let http = http_builder();
+    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(connections_max));
+    loop {
+        let accept = async {
+            let permit = Arc::clone(&connections)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            (permit, accept(&listener).await)
+        };
+        let (permit, stream) = tokio::select! {
+            accepted = accept => accepted,
+            _ = drained.wait_for(|draining| *draining) => break,
+        };
+        let node = Arc::clone(&node);
+        let service = service_fn(move |request| {
+            let answer = handle(Arc::clone(&node), request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = http
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                // The client's doing: it hung up, or spoke something else than HTTP.
+                tracing::debug!(error, "a connection ended with an error");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+fn http_builder() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .pipeline_flush(true);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
+        .keep_alive_interval(Duration::from_secs(30));
+    http
+}
+
+/// The next connection. Running out of file descriptors passes: connections close.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms a request.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY is not set");
+                }
+                return stream;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

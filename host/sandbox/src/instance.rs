@@ -1,0 +1,223 @@
+//! One live sandbox: a store, its component instance, and calls into it.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use dunlin_inference::{Signature, Tensor};
+use tokio::time::Instant;
+use wasmtime::{PoolConcurrencyLimitError, Store};
+
+use crate::{
+    bindings::{handler, tensor_handler, types},
+    engine::{Program, Sandbox},
+    error::{CallError, GuestFailure},
+    guest::{Guest, Shared},
+    tensors,
+};
+
+/// One HTTP request, as the predictor sees it. See `guest-sdk/wit` for the fields.
+pub type Request<'a> = types::Request<'a>;
+
+/// A predictor's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// As the guest gave it: not yet known to be a status of HTTP.
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+/// By when a call must have its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    at: Instant,
+    budget: Duration,
+}
+
+impl Deadline {
+    #[must_use]
+    pub fn after(budget: Duration) -> Self {
+        Self {
+            at: Instant::now() + budget,
+            budget,
+        }
+    }
+
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    pub(crate) fn exceeded(&self) -> CallError {
+        CallError::DeadlineExceeded(self.budget)
+    }
+}
+
+pub(crate) struct Instance {
+    store: Store<Guest>,
+    handler: handler::Guest,
+    tensors: Option<tensor_handler::Guest>,
+    pub(crate) calls: u64,
+}
+
+/// Why a call into a guest did not return.
+enum Stopped {
+    Deadline(Deadline),
+    Trap(wasmtime::Error),
+}
+
+impl Instance {
+    /// Instantiates the program and runs its `init`.
+    pub(crate) async fn start(
+        sandbox: &Sandbox,
+        program: &Program,
+        shared: &Arc<Shared>,
+        config: &str,
+        deadline: Deadline,
+    ) -> Result<Self, CallError> {
+        let mut instance = Self::instantiate(sandbox, program, shared).await?;
+        instance.store.data_mut().begin_call("");
+        let init = instance.handler.call_init(&mut instance.store, config);
+        let outcome = before(deadline, init).await;
+        outcome
+            .map_err(|stopped| instance.explain(stopped))?
+            .map_err(GuestFailure::from)?;
+        Ok(instance)
+    }
+
+    async fn instantiate(
+        sandbox: &Sandbox,
+        program: &Program,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, CallError> {
+        match Self::try_instantiate(sandbox, program, shared).await {
+            Err(error) if error.is::<PoolConcurrencyLimitError>() => {}
+            outcome => return outcome.map_err(CallError::Trap),
+        }
+        // Every place is taken: one that is only kept warm, for whichever predictor, gives way.
+        let Some(idle) = sandbox.reclaim_idle() else {
+            return Err(CallError::Overloaded);
+        };
+        drop(idle);
+        Self::try_instantiate(sandbox, program, shared)
+            .await
+            .map_err(|error| {
+                if error.is::<PoolConcurrencyLimitError>() {
+                    CallError::Overloaded
+                } else {
+                    CallError::Trap(error)
+                }
+            })
+    }
+
+    async fn try_instantiate(
+        sandbox: &Sandbox,
+        program: &Program,
+        shared: &Arc<Shared>,
+    ) -> wasmtime::Result<Self> {
+        let mut store = Store::new(sandbox.engine(), Guest::new(Arc::clone(shared)));
+        store.limiter(|guest| guest);
+        // At every epoch the guest gives its thread back; what bounds a call is the deadline of the
+        // future that waits for it.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let limits = &shared.limits;
+        let transfer_max = limits.tensor_memory.max(limits.response_body);
+        store.set_hostcall_fuel(usize::try_from(transfer_max).unwrap_or(usize::MAX));
+        let instance = program.instance_pre.instantiate_async(&mut store).await?;
+        let handler = program.handler.load(&mut store, &instance)?;
+        let tensors = match &program.tensors {
+            Some(indices) => Some(indices.load(&mut store, &instance)?),
+            None => None,
+        };
+        Ok(Self {
+            store,
+            handler,
+            tensors,
+            calls: 0,
+        })
+    }
+
+    pub(crate) async fn predict(
+        &mut self,
+        request: Request<'_>,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        self.begin(request.id);
+        let call = self.handler.call_predict(&mut self.store, request);
+        let outcome = before(deadline, call).await;
+        let response = outcome
+            .map_err(|stopped| self.explain(stopped))?
+            .map_err(GuestFailure::from)?;
+        self.check_size(response.body.len() as u64)?;
+        Ok(Response {
+            status: response.status,
+            headers: response.headers,
+            body: response.body,
+        })
+    }
+
+    pub(crate) async fn describe(
+        &mut self,
+        deadline: Deadline,
+    ) -> Result<Option<Signature>, CallError> {
+        let Some(tensors) = &self.tensors else {
+            return Ok(None);
+        };
+        let outcome = before(deadline, tensors.call_describe(&mut self.store)).await;
+        let signature = outcome.map_err(|stopped| self.explain(stopped))?;
+        Ok(Some(tensors::signature(signature)))
+    }
+
+    pub(crate) async fn infer(
+        &mut self,
+        request_id: &str,
+        inputs: &[(String, Tensor)],
+        deadline: Deadline,
+    ) -> Result<Vec<(String, Tensor)>, CallError> {
+        self.begin(request_id);
+        let Some(handler) = &self.tensors else {
+            return Err(CallError::NoTensorHandler);
+        };
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|(name, tensor)| tensors::to_guest(name, tensor))
+            .collect();
+        let call = handler.call_infer(&mut self.store, &inputs);
+        let outcome = before(deadline, call).await;
+        let outputs = outcome
+            .map_err(|stopped| self.explain(stopped))?
+            .map_err(GuestFailure::from)?;
+        self.check_size(outputs.iter().map(|output| output.data.len() as u64).sum())?;
+        outputs.into_iter().map(tensors::to_host).collect()
+    }
+
+    fn begin(&mut self, request_id: &str) {
+        self.calls += 1;
+        self.store.data_mut().begin_call(request_id);
+    }
+
+    fn check_size(&self, size: u64) -> Result<(), CallError> {
+        let limit = self.store.data().shared.limits.response_body;
+        if size > limit {
+            return Err(CallError::ResponseTooLarge { size, limit });
+        }
+        Ok(())
+    }
+
+    fn explain(&self, stopped: Stopped) -> CallError {
+        match stopped {
+            Stopped::Deadline(deadline) => deadline.exceeded(),
+            Stopped::Trap(trap) => self.store.data().explain(trap),
+        }
+    }
+}
+
+async fn before<T>(
+    deadline: Deadline,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, Stopped> {
+    match tokio::time::timeout_at(deadline.at, call).await {
+        Ok(outcome) => outcome.map_err(Stopped::Trap),
+        Err(_elapsed) => Err(Stopped::Deadline(deadline)),
+    }
+}

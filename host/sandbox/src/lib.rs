@@ -1,0 +1,26 @@
+//! Predictors in WebAssembly sandboxes, with the node's engines behind `wasi:nn`.
+//!
+//! [`Sandbox`] is the node's one engine; a [`Predictor`] is a component with its models and its
+//! instances. This crate is the only one that names wasmtime. It knows nothing of HTTP, of packages
+//! or of deployments.
+
+mod bindings;
+mod cache;
+mod engine;
+mod error;
+mod guest;
+mod host;
+mod instance;
+mod observer;
+mod pool;
+mod predictor;
+mod stdio;
+mod tensors;
+mod wasi_nn;
+
+pub use engine::{Sandbox, SandboxConfig};
+pub use error::{CallError, GuestFailure, SandboxError};
+pub use instance::{Deadline, Request, Response};
+pub use observer::{LogEntry, LogLevel, Measurement, Observer};
+pub use pool::InstanceCounts;
+pub use predictor::{Predictor, PredictorSpec};

@@ -1,0 +1,168 @@
+//! The instances of one predictor: warm ones waiting for a request, and a bound on how many live.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use edge_config::{InstancePolicy, Instances};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::{
+    engine::{Program, Sandbox},
+    error::CallError,
+    guest::Shared,
+    instance::{Deadline, Instance},
+};
+
+/// How many instances there are at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceCounts {
+    pub idle: usize,
+    pub busy: usize,
+    pub max: usize,
+}
+
+pub(crate) struct Pool {
+    sandbox: Sandbox,
+    program: Arc<Program>,
+    shared: Arc<Shared>,
+    /// `predictor.config` as JSON.
+    config: String,
+    policy: Instances,
+    /// The newest last: it is the one whose memory is still in the caches.
+    idle: Mutex<VecDeque<Idle>>,
+    /// A permit for each call. An instance is made only when none is idle, so the permits bound the
+    /// instances too.
+    calls: Arc<Semaphore>,
+}
+
+/// A warm instance that nobody uses.
+pub(crate) struct Idle {
+    instance: Instance,
+    since: Instant,
+}
+
+/// An instance in use. Dropped without [`Lease::give_back`], the instance goes with it: a call that
+/// trapped or was given up leaves nothing that another caller could meet.
+pub(crate) struct Lease {
+    pool: Arc<Pool>,
+    pub(crate) instance: Instance,
+    _call: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        sandbox: Sandbox,
+        program: Arc<Program>,
+        shared: Arc<Shared>,
+        config: String,
+        policy: Instances,
+    ) -> Arc<Self> {
+        let pool = Arc::new(Self {
+            sandbox,
+            program,
+            shared,
+            config,
+            calls: Arc::new(Semaphore::new(policy.max as usize)),
+            policy,
+            idle: Mutex::default(),
+        });
+        pool.sandbox.register(&pool);
+        tokio::spawn(expire(Arc::downgrade(&pool), pool.policy.idle_timeout));
+        pool
+    }
+
+    /// A warm instance, or a new one, or a wait for the first to come back.
+    pub(crate) async fn take(self: &Arc<Self>, deadline: Deadline) -> Result<Lease, CallError> {
+        let call = Arc::clone(&self.calls).acquire_owned();
+        let Ok(call) = tokio::time::timeout_at(deadline.at(), call).await else {
+            return Err(CallError::Overloaded);
+        };
+        let warm = self.idle().pop_back();
+        let instance = match warm {
+            Some(idle) => idle.instance,
+            None => self.start(deadline).await?,
+        };
+        Ok(Lease {
+            pool: Arc::clone(self),
+            instance,
+            _call: call.expect("the semaphore is never closed"),
+        })
+    }
+
+    pub(crate) async fn start(&self, deadline: Deadline) -> Result<Instance, CallError> {
+        Instance::start(
+            &self.sandbox,
+            &self.program,
+            &self.shared,
+            &self.config,
+            deadline,
+        )
+        .await
+    }
+
+    pub(crate) fn give_back(&self, instance: Instance) {
+        let warm = matches!(self.policy.policy, InstancePolicy::Warm);
+        if warm && instance.calls < self.policy.calls_max {
+            self.idle().push_back(Idle {
+                instance,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    pub(crate) fn counts(&self) -> InstanceCounts {
+        let max = self.policy.max as usize;
+        InstanceCounts {
+            idle: self.idle().len(),
+            busy: max - self.calls.available_permits().min(max),
+            max,
+        }
+    }
+
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.idle().front().map(|idle| idle.since)
+    }
+
+    pub(crate) fn take_oldest(&self) -> Option<Idle> {
+        self.idle().pop_front()
+    }
+
+    fn take_expired(&self, now: Instant) -> Option<Idle> {
+        let mut idle = self.idle();
+        let oldest = idle.front()?;
+        (now.duration_since(oldest.since) >= self.policy.idle_timeout)
+            .then(|| idle.pop_front())
+            .flatten()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+        // Only moves happen under the lock: a panic leaves nothing half done.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    pub(crate) fn give_back(self) {
+        self.pool.give_back(self.instance);
+    }
+}
+
+/// Drops the instances that have been idle for too long, as long as the pool lives.
+async fn expire(pool: Weak<Pool>, idle_timeout: Duration) {
+    let period = (idle_timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(10));
+    loop {
+        tokio::time::sleep(period).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let now = Instant::now();
+        while let Some(idle) = pool.take_expired(now) {
+            drop(idle);
+            tokio::task::yield_now().await;
+        }
+    }
+}

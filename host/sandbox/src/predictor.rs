@@ -1,0 +1,152 @@
+//! A predictor that is ready to answer: its code, its models, its instances.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use dunlin_inference::{Model, Registry, Signature, Tensor};
+use edge_config::{Grants, Instances, Limits};
+
+use crate::{
+    engine::Sandbox,
+    error::{CallError, SandboxError},
+    guest::Shared,
+    instance::{Deadline, Request, Response},
+    observer::Observer,
+    pool::{InstanceCounts, Pool},
+};
+
+/// What a predictor is made from.
+pub struct PredictorSpec {
+    /// A component whose imports and exports were checked against the grants.
+    pub wasm: Arc<[u8]>,
+    /// The deployment file's `predictor.config`, a JSON object.
+    pub config: String,
+    /// The models of the package by name: all that `load-by-name` finds.
+    pub models: HashMap<String, Arc<Model>>,
+    /// Loads a model that the guest brings, where that is granted.
+    pub registry: Arc<Registry>,
+    pub grants: Grants,
+    pub instances: Instances,
+    pub limits: Limits,
+    pub observer: Arc<dyn Observer>,
+    /// How long the first `init` may take.
+    pub init_deadline: Duration,
+}
+
+/// Answers requests. Dropping it drops its idle instances; one that is in use goes when its call
+/// ends.
+pub struct Predictor {
+    pool: Arc<Pool>,
+    signature: Option<Signature>,
+}
+
+impl std::fmt::Debug for PredictorSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PredictorSpec")
+            .field("wasm_bytes", &self.wasm.len())
+            .field("models", &self.models.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Predictor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Predictor")
+            .field("instances", &self.pool.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Predictor {
+    /// Compiles the component and brings up its first instance, so that a predictor whose `init`
+    /// fails never takes traffic.
+    ///
+    /// # Errors
+    /// The component does not compile or fit the world, it asks for more memory than the node
+    /// allows, or its `init` fails.
+    pub async fn start(sandbox: &Sandbox, spec: PredictorSpec) -> Result<Self, SandboxError> {
+        let allowed = sandbox.guest_memory_max();
+        if spec.limits.memory > allowed {
+            return Err(SandboxError::MemoryLimit {
+                asked: spec.limits.memory,
+                allowed,
+            });
+        }
+        let program = sandbox.program(spec.wasm).await?;
+        let shared = Arc::new(Shared {
+            models: spec.models,
+            registry: spec.registry,
+            grants: spec.grants,
+            limits: spec.limits,
+            observer: spec.observer,
+        });
+        let pool = Pool::new(
+            sandbox.clone(),
+            program,
+            shared,
+            spec.config,
+            spec.instances,
+        );
+        let deadline = Deadline::after(spec.init_deadline);
+        let mut first = pool.start(deadline).await.map_err(SandboxError::Init)?;
+        let signature = first.describe(deadline).await.map_err(SandboxError::Init)?;
+        pool.give_back(first);
+        Ok(Self { pool, signature })
+    }
+
+    /// Runs the predictor's `predict`. Dropping the future ends the call and its instance.
+    ///
+    /// # Errors
+    /// See [`CallError`]. The predictor itself stays usable.
+    pub async fn predict(
+        &self,
+        request: Request<'_>,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        let mut lease = self.pool.take(deadline).await?;
+        let answer = lease.instance.predict(request, deadline).await;
+        if reusable(&answer) {
+            lease.give_back();
+        }
+        answer
+    }
+
+    /// The tensors that the predictor's own `infer` takes and gives, where it has one.
+    #[must_use]
+    pub fn signature(&self) -> Option<&Signature> {
+        self.signature.as_ref()
+    }
+
+    /// Runs the predictor's `infer`.
+    ///
+    /// # Errors
+    /// As for [`Predictor::predict`], and [`CallError::NoTensorHandler`].
+    pub async fn infer(
+        &self,
+        request_id: &str,
+        inputs: &[(String, Tensor)],
+        deadline: Deadline,
+    ) -> Result<Vec<(String, Tensor)>, CallError> {
+        let mut lease = self.pool.take(deadline).await?;
+        let answer = lease.instance.infer(request_id, inputs, deadline).await;
+        if reusable(&answer) {
+            lease.give_back();
+        }
+        answer
+    }
+
+    #[must_use]
+    pub fn instances(&self) -> InstanceCounts {
+        self.pool.counts()
+    }
+}
+
+/// A guest that returned, be it an error, is whole. One that was stopped is not.
+fn reusable<T>(answer: &Result<T, CallError>) -> bool {
+    matches!(
+        answer,
+        Ok(_)
+            | Err(CallError::Guest(_)
+                | CallError::ResponseTooLarge { .. }
+                | CallError::NoTensorHandler)
+    )
+}

@@ -1,0 +1,51 @@
+//! Compiles every guest of the repository and packages it, with the `dunlin` of this checkout.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::process::{cargo, root, step, target_dir, work_dir};
+
+/// The folders with a `dunlin.yaml`.
+const GUESTS: [&str; 3] = [
+    "predictors/echo",
+    "predictors/digits",
+    "tests/guests/misbehave",
+];
+
+/// The packages, `<work dir>/packages/<name>.dunlin`.
+pub(crate) fn build() -> Result<PathBuf> {
+    let dunlin = build_dunlin()?;
+    let packages = work_dir("packages")?;
+    for guest in GUESTS {
+        let dir = root().join(guest);
+        let name = dir.file_name().expect("a guest has a folder");
+        let package = packages.join(name).with_extension("dunlin");
+        step(
+            &format!("Package {guest}"),
+            Command::new(&dunlin)
+                .arg("package")
+                .arg(&dir)
+                .arg("--file")
+                .arg(&package),
+        )?;
+    }
+    Ok(packages)
+}
+
+/// The command line, in the profile that the tests use too: one build of the engines for both.
+pub(crate) fn build_dunlin() -> Result<PathBuf> {
+    step(
+        "Build dunlin (the first time, wasmtime and tract take several minutes)",
+        cargo().args(["build", "--package", "dunlin"]),
+    )?;
+    Ok(binary("debug"))
+}
+
+pub(crate) fn binary(profile: &str) -> PathBuf {
+    let name = format!("dunlin{}", std::env::consts::EXE_SUFFIX);
+    Path::new(&target_dir()).join(profile).join(name)
+}

@@ -1,0 +1,62 @@
+//! `cargo xtask`: every chore of the repository, so that nobody has to know its shell lore.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a chore tells what it does on the terminal"
+)]
+
+mod demo;
+mod guests;
+mod process;
+mod python;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+Chores of the Dunlin repository
+
+Usage: cargo xtask <CHORE>
+
+Chores:
+  demo [--once]   Build what is needed, start a node, deploy digits, predict a real image; the node
+                  stays up until Ctrl-C, or with --once ends after the prediction
+  test            Formatting, clippy, and every unit, guest and end-to-end test
+  guests          Compile and package the predictors and the guests of the tests
+  bench           Measure, and write docs/measurements.md
+
+Build output goes to target/, or to $CARGO_TARGET_DIR.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["demo"] => demo::run(demo::Stay::UntilInterrupted),
+        ["demo", "--once"] => demo::run(demo::Stay::Once),
+        ["test"] => test::run(),
+        ["guests"] => guests::build().map(drop),
+        ["bench", ref arguments @ ..] => test::bench(arguments),
+        _ => bail!(
+            "there is no chore `{}`; see cargo xtask help",
+            arguments.join(" ")
+        ),
+    }
+}

@@ -1,0 +1,47 @@
+//! The Python that tests and benchmarks use as a client: a virtual environment in the work folder.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use crate::process::{exists, step, work_dir};
+
+/// An environment with what `requirements` pins; made once, and again when the file changes.
+pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
+    let Some(python) = ["python3", "python"].into_iter().find(|p| exists(p)) else {
+        bail!(
+            "the tests need Python 3.10 or newer with venv and pip; install it (Debian: apt install python3-venv)"
+        );
+    };
+    let dir = work_dir("python")?.join(name);
+    let interpreter = dir.join("bin/python");
+    let stamp = dir.join("requirements.installed");
+    let wanted = std::fs::read_to_string(requirements)?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(interpreter);
+    }
+    step(
+        &format!("Make the Python environment `{name}`"),
+        Command::new(python)
+            .args(["-m", "venv", "--clear"])
+            .arg(&dir),
+    )?;
+    step(
+        "Install what it needs",
+        Command::new(&interpreter)
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .arg("--requirement")
+            .arg(requirements),
+    )?;
+    std::fs::write(stamp, wanted)?;
+    Ok(interpreter)
+}
