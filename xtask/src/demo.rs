@@ -27,7 +27,7 @@ const DIGIT: u64 = 7;
 
 pub(crate) fn run(stay: Stay) -> Result<()> {
     let dunlin = build_dunlin()?;
-    let mut node = DemoNode::start(&dunlin, stay)?;
+    let node = DemoNode::start(&dunlin, stay)?;
     step(
         "Deploy predictors/digits",
         node.dunlin(&dunlin)
@@ -49,7 +49,7 @@ pub(crate) fn run(stay: Stay) -> Result<()> {
     );
     println!(
         "\nThe image shows a {DIGIT}, and that is what the predictor saw. Try it yourself:\n\n  \
-         curl --data-binary @{IMAGE} -H 'content-type: image/png' http://{}/digits\n",
+         curl --data-binary @{IMAGE} -H 'content-type: image/png' {}/digits\n",
         node.data
     );
     match stay {
@@ -114,8 +114,8 @@ impl DemoNode {
             "Name it `demo` for the command line",
             node.dunlin(dunlin)
                 .args(["env", "configure", "demo"])
-                .args(["--data-url", &format!("http://{}", node.data)])
-                .args(["--admin-url", &format!("http://{}", text("admin")?)])
+                .args(["--data", &node.data])
+                .args(["--admin", &text("admin")?])
                 .args(["--token-file", &text("token_file")?]),
         )?;
         Ok(node)

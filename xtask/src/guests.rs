@@ -36,11 +36,12 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(packages)
 }
 
-/// The command line, in the profile that the tests use too: one build of the engines for both.
+/// The command line. `--workspace` makes cargo choose the same features of every dependency as for
+/// the tests: with `--package dunlin` the engines, minutes of work, would be built twice.
 pub(crate) fn build_dunlin() -> Result<PathBuf> {
     step(
         "Build dunlin (the first time, wasmtime and tract take several minutes)",
-        cargo().args(["build", "--package", "dunlin"]),
+        cargo().args(["build", "--workspace", "--bin", "dunlin"]),
     )?;
     Ok(binary("debug"))
 }

@@ -53,7 +53,7 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
     let packages = guests::build()?;
     step(
         "Build dunlin with optimisation",
-        cargo().args(["build", "--release", "--package", "dunlin"]),
+        cargo().args(["build", "--release", "--workspace", "--bins"]),
     )?;
     step(
         "Measure",

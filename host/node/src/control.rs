@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::{
     deployment::{Deployment, Deployments, Revision},
     error::{ChangeError, NodeError},
-    loader::Loader,
+    loader::{Bounds, Loader},
     state::{Record, State},
     telemetry::Telemetry,
 };
@@ -36,15 +36,19 @@ impl Control {
         state: State,
         sandbox: Sandbox,
         registry: Registry,
-        package_max: u64,
+        config: &edge_config::Node,
     ) -> Self {
         let store = Arc::new(store);
+        let bounds = Bounds {
+            instances_max: config.instances_max,
+            deadline_max: config.deadline_max,
+        };
         Self {
             deployments: Deployments::default(),
-            loader: Loader::new(Arc::clone(&store), sandbox, registry),
+            loader: Loader::new(bounds, Arc::clone(&store), sandbox, registry),
             store,
             state: Arc::new(state),
-            package_max,
+            package_max: config.package_max,
             changing: Mutex::new(()),
         }
     }
@@ -64,7 +68,7 @@ impl Control {
                     "serving again"
                 );
             }
-            self.deployments.put(Arc::new(Deployment {
+            self.deployments.put(&Arc::new(Deployment {
                 record,
                 telemetry,
                 serving: serving.map_err(|error| error.to_string()),
@@ -80,7 +84,7 @@ impl Control {
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
         let store = Arc::clone(&self.store);
-        let digest = record.digest.clone();
+        let digest = record.digest;
         let package = blocking(move || store.package(&digest)).await??;
         self.loader.load(&package, telemetry).await
     }
@@ -107,7 +111,7 @@ impl Control {
             None => Arc::new(Telemetry::new(&name)),
         };
         let revision = self.loader.load(&package, &telemetry).await?;
-        let record = self.record(name, package.digest().clone()).await?;
+        let record = self.record(name, *package.digest()).await?;
         tracing::info!(
             deployment = record.name,
             revision = record.revision,
@@ -119,7 +123,7 @@ impl Control {
             telemetry,
             serving: Ok(revision),
         });
-        self.deployments.put(Arc::clone(&deployment));
+        self.deployments.put(&deployment);
         drop(package);
         self.collect().await;
         Ok(deployment)

@@ -87,10 +87,10 @@ impl Deployments {
         all
     }
 
-    pub(crate) fn put(&self, deployment: Arc<Deployment>) {
+    pub(crate) fn put(&self, deployment: &Arc<Deployment>) {
         self.0.rcu(|current| {
             let mut next = HashMap::clone(current);
-            next.insert(deployment.record.name.clone(), Arc::clone(&deployment));
+            next.insert(deployment.record.name.clone(), Arc::clone(deployment));
             next
         });
     }

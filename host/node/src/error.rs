@@ -45,6 +45,8 @@ pub(crate) enum ChangeError {
     Store(#[from] StoreError),
     #[error("\"{name}\" is not a name for a deployment: {reason}")]
     Name { name: String, reason: String },
+    #[error("{asked}, and this node allows {allowed}")]
+    Bound { asked: String, allowed: String },
     #[error("no deployment \"{0}\" on this node")]
     NotFound(String),
     #[error("model \"{model}\": {source}")]

@@ -16,14 +16,48 @@ use crate::{control::blocking, deployment::Revision, error::ChangeError, telemet
 const INIT_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Loader {
+    bounds: Bounds,
     store: Arc<Store>,
     sandbox: Sandbox,
     registry: Arc<Registry>,
 }
 
+/// What a deployment may ask of this node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) instances_max: u32,
+    pub(crate) deadline_max: Duration,
+}
+
+impl Bounds {
+    fn check(&self, deployment: &edge_config::Deployment) -> Result<(), ChangeError> {
+        let refuse = |asked: String, allowed: String| ChangeError::Bound { asked, allowed };
+        let (instances, deadline) = (deployment.instances.max, deployment.limits.deadline);
+        if deployment.predictor.is_some() && instances > self.instances_max {
+            return Err(refuse(
+                format!("instances.max is {instances}"),
+                format!("{} (instances_max)", self.instances_max),
+            ));
+        }
+        if deadline > self.deadline_max {
+            return Err(refuse(
+                format!("limits.deadline is {deadline:?}"),
+                format!("{:?} (deadline_max)", self.deadline_max),
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Loader {
-    pub(crate) fn new(store: Arc<Store>, sandbox: Sandbox, registry: Registry) -> Self {
+    pub(crate) fn new(
+        bounds: Bounds,
+        store: Arc<Store>,
+        sandbox: Sandbox,
+        registry: Registry,
+    ) -> Self {
         Self {
+            bounds,
             store,
             sandbox,
             registry: Arc::new(registry),
@@ -35,6 +69,7 @@ impl Loader {
         package: &Package,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
+        self.bounds.check(package.deployment())?;
         let mut models = BTreeMap::new();
         for model in &package.deployment().models {
             let loaded = self.load_model(package, model).await?;
@@ -104,7 +139,7 @@ impl Loader {
         else {
             return Ok(None);
         };
-        let (store, digest) = (Arc::clone(&self.store), component.digest.clone());
+        let (store, digest) = (Arc::clone(&self.store), component.digest);
         let wasm = blocking(move || store.read(&digest)).await??;
         let models = models.iter();
         let spec = PredictorSpec {
@@ -126,7 +161,7 @@ impl Loader {
 
     /// What an engine is about to open is what the package promised.
     async fn check(&self, digest: &Digest) -> Result<(), ChangeError> {
-        let (store, digest) = (Arc::clone(&self.store), digest.clone());
+        let (store, digest) = (Arc::clone(&self.store), *digest);
         Ok(blocking(move || store.check(&digest)).await??)
     }
 }

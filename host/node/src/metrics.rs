@@ -67,6 +67,9 @@ struct Families<'a, 'e> {
     deployments: &'a [Arc<Deployment>],
 }
 
+/// One number of a model's statistics.
+type Figure = fn(&StatsSnapshot) -> f64;
+
 type Labels<'a, const N: usize> = [(&'a str, &'a str); N];
 
 impl Families<'_, '_> {
@@ -114,7 +117,7 @@ impl Families<'_, '_> {
     }
 
     fn models(&mut self) -> fmt::Result {
-        const FIGURES: [(&str, &str, fn(&StatsSnapshot) -> f64); 5] = [
+        const FIGURES: [(&str, &str, Figure); 5] = [
             (
                 "dunlin_model_inferences",
                 "Rows that went through the model",

@@ -52,7 +52,7 @@ impl Node {
             State::open(&data_dir.join("state.db"))?,
             sandbox,
             Registry::new(),
-            config.package_max,
+            &config,
         );
         control.restore().await?;
         Ok(Arc::new(Self {
@@ -88,6 +88,7 @@ impl Node {
             "admin_listen": self.config.admin.listen,
             "data_dir": self.data_dir,
             "instances_max": self.config.instances_max,
+            "package_max": self.config.package_max,
             "draining": self.is_draining(),
         })
     }

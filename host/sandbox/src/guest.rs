@@ -13,7 +13,11 @@ use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
 
-use crate::{error::CallError, observer::Observer, stdio};
+use crate::{
+    call_log::{CallLog, GuestOutput},
+    error::CallError,
+    observer::{LogLevel, Observer},
+};
 
 /// Tensors, graphs and streams that a guest may hold at once.
 const RESOURCES_MAX: usize = 4096;
@@ -34,21 +38,21 @@ pub(crate) struct Guest {
     pub(crate) tensor_memory: TensorMemory,
     pub(crate) started: Instant,
     wasi: WasiCtx,
-    call: stdio::CurrentCall,
+    pub(crate) log: CallLog,
     memory_denied: bool,
 }
 
 impl Guest {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let call = stdio::CurrentCall::default();
+        let log = CallLog::new(Arc::clone(&shared.observer));
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         Self {
-            wasi: wasi(&shared, &call),
+            wasi: wasi(&shared, &log),
             tensor_memory: TensorMemory::new(shared.limits.tensor_memory),
             table,
             started: Instant::now(),
-            call,
+            log,
             memory_denied: false,
             shared,
         }
@@ -56,11 +60,9 @@ impl Guest {
 
     /// What the guest logs from here on belongs to this request.
     pub(crate) fn begin_call(&mut self, request_id: &str) {
-        self.call.begin(request_id);
-    }
-
-    pub(crate) fn request_id(&self) -> String {
-        self.call.request_id()
+        self.log.begin(request_id);
+        // A guest that was refused memory and lived on is not to blame for it in a later call.
+        self.memory_denied = false;
     }
 
     /// Says what a trap was about, as far as the host knows better than the engine.
@@ -85,10 +87,10 @@ impl Guest {
 /// No file, no argument, no variable, no socket; standard output goes to the log. The clocks stand
 /// still unless the deployment file grants them: the C library asks for the time on its own account,
 /// and a missing import would refuse every guest that links it.
-fn wasi(shared: &Arc<Shared>, call: &stdio::CurrentCall) -> WasiCtx {
+fn wasi(shared: &Shared, log: &CallLog) -> WasiCtx {
     let mut wasi = WasiCtxBuilder::new();
-    wasi.stdout(stdio::GuestOutput::stdout(shared, call))
-        .stderr(stdio::GuestOutput::stderr(shared, call))
+    wasi.stdout(GuestOutput::new(LogLevel::Info, log))
+        .stderr(GuestOutput::new(LogLevel::Warn, log))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);

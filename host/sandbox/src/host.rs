@@ -11,7 +11,7 @@ use wasmtime::{
 use crate::{
     bindings::{World, clock, logging, metrics, random, types},
     guest::Guest,
-    observer::{LogEntry, LogLevel, Measurement},
+    observer::{LogLevel, Measurement},
 };
 
 /// A message and its fields beyond this are cut.
@@ -44,18 +44,14 @@ impl logging::Host for Guest {
             cut(name, METRIC_NAME_MAX);
             cut(value, LOG_BYTES_MAX);
         }
-        self.shared.observer.log(LogEntry {
-            level: match level {
-                logging::Level::Trace => LogLevel::Trace,
-                logging::Level::Debug => LogLevel::Debug,
-                logging::Level::Info => LogLevel::Info,
-                logging::Level::Warn => LogLevel::Warn,
-                logging::Level::Error => LogLevel::Error,
-            },
-            request_id: self.request_id(),
-            message,
-            fields,
-        });
+        let level = match level {
+            logging::Level::Trace => LogLevel::Trace,
+            logging::Level::Debug => LogLevel::Debug,
+            logging::Level::Info => LogLevel::Info,
+            logging::Level::Warn => LogLevel::Warn,
+            logging::Level::Error => LogLevel::Error,
+        };
+        self.log.log(level, message, fields);
         Ok(())
     }
 }

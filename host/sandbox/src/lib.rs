@@ -6,6 +6,7 @@
 
 mod bindings;
 mod cache;
+mod call_log;
 mod engine;
 mod error;
 mod guest;
@@ -14,7 +15,6 @@ mod instance;
 mod observer;
 mod pool;
 mod predictor;
-mod stdio;
 mod tensors;
 mod wasi_nn;
 

@@ -68,7 +68,13 @@ fn decode(body: &[u8], format: ImageFormat) -> Result<GrayImage, Error> {
 }
 
 fn unreadable(error: &ImageError) -> Error {
-    Error::bad_request(format_args!("the picture cannot be read: {error}"))
+    // A decoder that reads only the header may find out first that the picture is too large.
+    if matches!(error, ImageError::Limits(_)) {
+        return Error::bad_request("the picture is too large; send at most 16 megapixels");
+    }
+    Error::bad_request(format_args!(
+        "the picture cannot be read: {error}; send a whole PNG or JPEG"
+    ))
 }
 
 fn on_paper(picture: DynamicImage) -> GrayImage {

@@ -157,7 +157,7 @@ impl From<ChangeError> for Failure {
             ChangeError::Package(_) | ChangeError::Name { .. } => Self::bad_request(message),
             ChangeError::NotFound(_) => Self::not_found(message),
             // The admin plane is for the operator: the reason helps, and nobody else sees it.
-            ChangeError::Model { .. } | ChangeError::Predictor(_) => {
+            ChangeError::Model { .. } | ChangeError::Predictor(_) | ChangeError::Bound { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, message).with_inside(&error)
             }
             ChangeError::Draining => Self::unavailable(message),

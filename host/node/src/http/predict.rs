@@ -53,15 +53,6 @@ pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
     })
 }
 
-pub(crate) fn deadline(exchange: &Exchange, revision: &Revision) -> Deadline {
-    Deadline::after(
-        revision
-            .limits
-            .deadline
-            .min(exchange.node.config.deadline_max),
-    )
-}
-
 /// The body, read within the request's deadline.
 pub(crate) async fn read_body(
     headers: &HeaderMap,
@@ -92,7 +83,7 @@ async fn predict(
             "deployment \"{name}\" has models and no predictor; POST to /v2/models/{name}/infer"
         )));
     };
-    let deadline = deadline(&exchange, revision);
+    let deadline = Deadline::after(revision.limits.deadline);
     let (parts, id) = (exchange.parts, exchange.id);
     let body = read_body(&parts.headers, exchange.body, revision, deadline).await?;
     let query: Vec<_> =

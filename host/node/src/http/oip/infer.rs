@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use dunlin_inference::{DType, Dim, Signature, Tensor};
+use dunlin_sandbox::Deadline;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -86,7 +87,7 @@ pub(super) async fn infer(
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = predict::serving(&addressed.deployment)?;
     let target = addressed.target()?;
-    let deadline = predict::deadline(&exchange, revision);
+    let deadline = Deadline::after(revision.limits.deadline);
     let (headers, id) = (exchange.parts.headers, exchange.id);
     let body = predict::read_body(&headers, exchange.body, revision, deadline).await?;
     let (inputs, wanted) = decode(&headers, &body, target.signature())?;
@@ -102,7 +103,7 @@ pub(super) async fn infer(
                 )
             })??,
     };
-    encode(addressed, wanted, outputs)
+    encode(addressed, wanted, &outputs)
 }
 
 type NamedTensors = Vec<(String, Tensor)>;
@@ -309,7 +310,7 @@ struct BinaryData {
 fn encode(
     addressed: &Addressed,
     wanted: Wanted,
-    tensors: NamedTensors,
+    tensors: &[(String, Tensor)],
 ) -> Result<Response<ReplyBody>, Failure> {
     let mut chosen: Vec<(&str, &Tensor, bool)> = Vec::with_capacity(tensors.len());
     if wanted.outputs.is_empty() {

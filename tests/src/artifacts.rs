@@ -1,0 +1,80 @@
+//! Where the things under test are: the binary, the packages, the clients.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests lie in the repository")
+}
+
+/// The `dunlin` to test: `$DUNLIN_BINARY`, or the one beside this test in the target directory.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let path = from_environment("DUNLIN_BINARY").unwrap_or_else(|| {
+        target()
+            .join(profile())
+            .join(format!("dunlin{}", env::consts::EXE_SUFFIX))
+    });
+    existing(path, "cargo build --package dunlin")
+}
+
+/// A package as it is built from the repository: `digits`, `echo` or `misbehave`.
+#[must_use]
+pub fn package(name: &str) -> PathBuf {
+    let packages =
+        from_environment("DUNLIN_PACKAGES").unwrap_or_else(|| target().join("dunlin/packages"));
+    existing(
+        packages.join(name).with_extension("dunlin"),
+        "cargo xtask guests",
+    )
+}
+
+/// A Python with what `tests/python/requirements.txt` lists.
+#[must_use]
+pub fn python() -> PathBuf {
+    let path = from_environment("DUNLIN_PYTHON")
+        .unwrap_or_else(|| target().join("dunlin/python/client/bin/python"));
+    existing(path, "cargo xtask test")
+}
+
+fn from_environment(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from)
+}
+
+fn existing(path: PathBuf, made_by: &str) -> PathBuf {
+    assert!(
+        path.exists(),
+        "{} is not there: run {made_by}",
+        path.display()
+    );
+    path
+}
+
+/// `<target>/<profile>/deps/<test>` is what runs.
+fn profile_dir() -> PathBuf {
+    let own = env::current_exe().expect("a process knows its program");
+    let dir = own.parent().expect("a program lies in a folder");
+    let dir = if dir.ends_with("deps") {
+        dir.parent().expect("deps lies in a folder")
+    } else {
+        dir
+    };
+    dir.to_owned()
+}
+
+fn profile() -> PathBuf {
+    PathBuf::from(profile_dir().file_name().expect("a profile has a name"))
+}
+
+fn target() -> PathBuf {
+    profile_dir()
+        .parent()
+        .expect("a profile lies in the target directory")
+        .to_owned()
+}

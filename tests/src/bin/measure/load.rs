@@ -1,0 +1,178 @@
+//! Load on one server for a window of time: by wrk where there is one, else by this program.
+
+use std::{
+    env,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    client::{Client, Question},
+    spread::quantile,
+};
+
+#[derive(Debug)]
+pub(crate) enum Generator {
+    /// Independent of hyper, and light: on a machine where it shares the cores with the servers,
+    /// what a generator takes is missing from all of them alike and draws the ratios towards 1.
+    Wrk(PathBuf),
+    Own,
+}
+
+/// What came back during a window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Answers {
+    pub(crate) count: f64,
+    pub(crate) per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+impl Generator {
+    pub(crate) fn find(own: bool) -> Self {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let mut found = env::split_paths(&path).map(|dir| dir.join("wrk"));
+        match found.find(|program| program.is_file()) {
+            Some(wrk) if !own => Generator::Wrk(wrk),
+            _ => Generator::Own,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Generator::Wrk(_) => "wrk",
+            Generator::Own => "this program (hyper's client), as wrk was not used",
+        }
+    }
+
+    /// Any answer but 200 and any lost one is an error: a window with failures compares nothing.
+    pub(crate) fn run(
+        &self,
+        client: &Client,
+        server: SocketAddr,
+        question: &Question,
+        connections: usize,
+        window: Duration,
+    ) -> Result<Answers> {
+        match self {
+            Generator::Wrk(wrk) => {
+                let script = script(question)?;
+                run_wrk(wrk, &script, server, question, connections, window)
+            }
+            Generator::Own => {
+                let started = Instant::now();
+                let mut took = client.load(server, question, connections, window)?;
+                let elapsed = started.elapsed().as_secs_f64();
+                took.sort_by(f64::total_cmp);
+                #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 answers")]
+                let count = took.len() as f64;
+                let quantile = |share| quantile(&took, share).context("nothing was answered");
+                Ok(Answers {
+                    count,
+                    per_second: count / elapsed,
+                    p50_us: quantile(0.5)?,
+                    p99_us: quantile(0.99)?,
+                })
+            }
+        }
+    }
+}
+
+/// What the script prints when wrk is done; times in microseconds.
+#[derive(Deserialize)]
+struct Summary {
+    requests: f64,
+    duration: f64,
+    p50: f64,
+    p99: f64,
+    failed: f64,
+}
+
+const DONE: &str = r#"
+done = function(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "duration": %d, "p50": %g, "p99": %g, "failed": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end
+"#;
+
+fn script(question: &Question) -> Result<tempfile::NamedTempFile> {
+    let mut script = format!("wrk.method = {}\n", lua_string(question.method.as_str()));
+    if question.method != Method::GET {
+        let body = std::str::from_utf8(&question.body).context("the body is not text")?;
+        script += &format!("wrk.body = {}\n", lua_string(body));
+    }
+    for (name, value) in &question.headers {
+        let (name, value) = (lua_string(name.as_str()), lua_string(value));
+        script += &format!("wrk.headers[{name}] = {value}\n");
+    }
+    script += DONE;
+    let file = tempfile::Builder::new().suffix(".lua").tempfile()?;
+    std::fs::write(file.path(), script)?;
+    Ok(file)
+}
+
+fn run_wrk(
+    wrk: &PathBuf,
+    script: &tempfile::NamedTempFile,
+    server: SocketAddr,
+    question: &Question,
+    connections: usize,
+    window: Duration,
+) -> Result<Answers> {
+    let threads = std::thread::available_parallelism()?.get().min(connections);
+    // It takes whole seconds only.
+    let seconds = window.as_secs().max(1);
+    let output = Command::new(wrk)
+        .args(["--threads", &threads.to_string()])
+        .args(["--connections", &connections.to_string()])
+        .args(["--duration", &format!("{seconds}s")])
+        .arg("--script")
+        .arg(script.path())
+        .arg(format!("http://{server}{}", question.path))
+        .output()
+        .with_context(|| format!("cannot run {}", wrk.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "wrk failed: {text}{complaint}");
+    let last = text.lines().last().unwrap_or_default();
+    let summary: Summary =
+        serde_json::from_str(last).with_context(|| format!("wrk said: {text}{complaint}"))?;
+    let failed = summary.failed;
+    ensure!(failed == 0.0, "{failed} requests failed under wrk: {text}");
+    Ok(Answers {
+        count: summary.requests,
+        per_second: summary.requests / (summary.duration / 1e6),
+        p50_us: summary.p50,
+        p99_us: summary.p99,
+    })
+}
+
+/// Quoted for Lua, as far as the texts here need it.
+fn lua_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lua_takes_what_was_meant() {
+        for (text, quoted) in [
+            ("POST", r#""POST""#),
+            (r#"{"a": 1}"#, r#""{\"a\": 1}""#),
+            (r"a\b", r#""a\\b""#),
+        ] {
+            assert_eq!(lua_string(text), quoted);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A node on its own: its memory, and how soon it answers.
+
+use std::{
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use dunlin_tests::{HeldOut, binary, package, pixels_json};
+use http::{Method, StatusCode, header};
+use serde::Serialize;
+
+use crate::{
+    client::{Client, Question},
+    contest::Plan,
+    server::{Memory, Server},
+    spread::Spread,
+};
+
+#[derive(Debug)]
+pub(crate) struct Lone {
+    /// Started on data of before, with digits deployed.
+    pub(crate) node: Server,
+    pub(crate) memory: NodeMemory,
+    pub(crate) start: Start,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct NodeMemory {
+    /// Just started, nothing deployed.
+    pub(crate) empty: Memory,
+    /// The same process after digits was uploaded: it has compiled the component too.
+    pub(crate) deployed: Memory,
+    /// A process that was started with digits deployed, after its first prediction.
+    pub(crate) restarted: Memory,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Start {
+    /// From the upload of digits to its being live: compile, load, check against the golden sample.
+    pub(crate) deploy_ms: f64,
+    /// From the start of the process to its word that it is ready, digits deployed and compiled.
+    pub(crate) ready_ms: Spread,
+    /// From the start of the process to the first prediction.
+    pub(crate) prediction_ms: Spread,
+}
+
+pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone> {
+    println!("\nA node on its own: memory, start");
+    let question = digits()?;
+    let node = start(home)?;
+    thread::sleep(plan.settle);
+    let empty = node.memory()?;
+    let deploy = deploy(client, &node)?;
+    ask(client, &node, &question)?;
+    thread::sleep(plan.settle);
+    let deployed = node.memory()?;
+    let mut node = Some(node);
+
+    let (mut ready, mut prediction) = (Vec::new(), Vec::new());
+    for _ in 0..plan.starts {
+        if let Some(node) = node.take() {
+            node.stop()?;
+        }
+        let began = Instant::now();
+        let started = start(home)?;
+        ready.push(ms(began.elapsed()));
+        ask(client, &started, &question)?;
+        prediction.push(ms(began.elapsed()));
+        node = Some(started);
+    }
+    let node = node.context("the node is started at least once")?;
+    thread::sleep(plan.settle);
+    let restarted = node.memory()?;
+    Ok(Lone {
+        node,
+        memory: NodeMemory {
+            empty,
+            deployed,
+            restarted,
+        },
+        start: Start {
+            deploy_ms: ms(deploy),
+            ready_ms: Spread::of(ready),
+            prediction_ms: Spread::of(prediction),
+        },
+    })
+}
+
+/// A real image, and what the model is known to see in it.
+#[derive(Debug, Clone)]
+pub(crate) struct DigitsQuestion {
+    pub(crate) question: Question,
+    /// Part of every right answer.
+    pub(crate) answer: String,
+}
+
+pub(crate) fn digits() -> Result<DigitsQuestion> {
+    let images = HeldOut::read();
+    let (Some(pixels), Some(label)) = (images.pixels.first(), images.predicted.first()) else {
+        anyhow::bail!("the held-out part of digits is empty")
+    };
+    Ok(DigitsQuestion {
+        question: Question {
+            method: Method::POST,
+            path: "/digits",
+            headers: vec![(header::CONTENT_TYPE, "application/json".to_owned())],
+            body: pixels_json(pixels).to_string().into(),
+        },
+        answer: format!("\"label\":{label},"),
+    })
+}
+
+/// With the defaults of a node, its log included.
+fn start(home: &Path) -> Result<Server> {
+    let mut command = Command::new(binary());
+    command
+        .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
+        .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(home.join("data"));
+    Server::start(&mut command, &home.join("node.log"))
+}
+
+fn deploy(client: &Client, node: &Server) -> Result<Duration> {
+    let token_file = node.ready.token_file.as_deref();
+    let token_file = token_file.context("the node did not say where its token is")?;
+    let token = std::fs::read_to_string(token_file)?;
+    let upload = Question {
+        method: Method::POST,
+        path: "/v1/deployments",
+        headers: vec![(header::AUTHORIZATION, format!("Bearer {}", token.trim()))],
+        body: Bytes::from(std::fs::read(package("digits"))?),
+    };
+    let began = Instant::now();
+    let (status, body) = client.ask(node.admin()?, &upload)?;
+    ensure!(status == StatusCode::OK, "digits was refused: {body:?}");
+    Ok(began.elapsed())
+}
+
+fn ask(client: &Client, node: &Server, digits: &DigitsQuestion) -> Result<()> {
+    let (status, body) = client.ask(node.data()?, &digits.question)?;
+    let text = String::from_utf8_lossy(&body);
+    ensure!(
+        status == StatusCode::OK && text.contains(&digits.answer),
+        "a node that is ready does not predict: {status} {text}"
+    );
+    Ok(())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
