@@ -343,7 +343,10 @@ fn spawn(folder: &Path, options: &NodeOptions) -> (Child, Ready) {
         _ => {
             let _gone = process.kill();
             let log = std::fs::read_to_string(log_file(folder)).unwrap_or_default();
-            panic!("the node does not come up; it said {line:?} and logged\n{}", tail(&log));
+            panic!(
+                "the node does not come up; it said {line:?} and logged\n{}",
+                tail(&log)
+            );
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Deployments come, change and go, and no request notices.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures are for those who ask: --nocapture"
+)]
+
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -31,13 +36,23 @@ async fn no_answer_is_wrong_or_lost_while_packages_come_and_go() {
         started.elapsed()
     );
     let first = problems.iter().take(5).collect::<Vec<_>>();
-    assert!(problems.is_empty(), "{} of {REQUESTS}: {first:?}", problems.len());
+    assert!(
+        problems.is_empty(),
+        "{} of {REQUESTS}: {first:?}",
+        problems.len()
+    );
     // Otherwise nothing was tested.
-    assert!(redeployed >= 5 && came_and_went >= 5, "{redeployed}, {came_and_went}");
+    assert!(
+        redeployed >= 5 && came_and_went >= 5,
+        "{redeployed}, {came_and_went}"
+    );
 
     let digits = node.get("digits").await.expect("it is deployed");
     assert_eq!(digits["revision"], redeployed + 1);
-    assert_eq!(digits["requests"]["total"], REQUESTS, "every request is counted, over all revisions");
+    assert_eq!(
+        digits["requests"]["total"], REQUESTS,
+        "every request is counted, over all revisions"
+    );
     assert_eq!(digits["requests"]["2xx"], REQUESTS);
     assert_eq!(digits["instances"]["busy"], 0);
 }
@@ -92,7 +107,11 @@ async fn come_and_go(node: &Node, over: &AtomicBool) -> u64 {
         }
         node.deploy_as(name, &echo).await;
         let path = format!("/{name}/path");
-        let answer = node.post_json(&path, &json!({"name": name})).await.ok().json();
+        let answer = node
+            .post_json(&path, &json!({"name": name}))
+            .await
+            .ok()
+            .json();
         assert_eq!(answer["body"]["json"]["name"], *name);
         node.delete(name).await;
         assert_eq!(node.post_json(&path, &json!({})).await.status, 404);

@@ -14,16 +14,29 @@ async fn from_nothing_to_a_prediction() {
     let node = Node::start(&NodeOptions::default());
     let cli = Cli::of(&node);
     let sdk = repository().join("guest-sdk/rust");
-    let made = cli.run(["new", "iris", "-o", "json", "--sdk-path", &sdk.to_string_lossy()]);
+    let made = cli.run([
+        "new",
+        "iris",
+        "-o",
+        "json",
+        "--sdk-path",
+        &sdk.to_string_lossy(),
+    ]);
     assert_eq!(made.json(0)["name"], "iris");
     // The target directory of this test: the standard library is compiled once, not in each run.
     let target = std::env::current_exe().expect("a process knows its program");
-    let target = target.parent().expect("it lies in a folder").join("../../dunlin/cli-test");
+    let target = target
+        .parent()
+        .expect("it lies in a folder")
+        .join("../../dunlin/cli-test");
     fs::create_dir_all(&target).expect("the target directory is ours");
     let deployed = cli
         .command()
         .args(["deploy", "iris", "-o", "json"])
-        .env("CARGO_TARGET_DIR", fs::canonicalize(target).expect("it is there"))
+        .env(
+            "CARGO_TARGET_DIR",
+            fs::canonicalize(target).expect("it is there"),
+        )
         .output()
         .expect("dunlin can be run");
     let said = String::from_utf8_lossy(&deployed.stderr);
@@ -57,15 +70,28 @@ async fn a_package_is_deployed_seen_asked_and_deleted() {
     assert!(second.exit(0).contains("second"), "{}", second.stdout);
 
     let all = cli.run(["get", "-o", "json"]).json(0);
-    let names: Vec<_> = all["deployments"].as_array().into_iter().flatten().collect();
-    let names: Vec<_> = names.iter().map(|deployment| text(&deployment["name"])).collect();
+    let names: Vec<_> = all["deployments"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|deployment| text(&deployment["name"]))
+        .collect();
     assert_eq!(names, ["digits", "second"]);
     let one = cli.run(["get", "digits", "-o", "json"]).json(0);
     assert_eq!(one["status"], "live");
     let table = cli.run(["get"]);
     let table = table.exit(0);
-    assert!(table.contains("digits") && table.contains("live"), "{table}");
-    assert!(!table.contains('\u{1b}'), "no colours where there is no terminal");
+    assert!(
+        table.contains("digits") && table.contains("live"),
+        "{table}"
+    );
+    assert!(
+        !table.contains('\u{1b}'),
+        "no colours where there is no terminal"
+    );
 
     let held_out = HeldOut::read();
     let body = pixels_json(&held_out.pixels[3]).to_string();
@@ -73,7 +99,9 @@ async fn a_package_is_deployed_seen_asked_and_deleted() {
     let from_file = cli.run(["predict", "digits", "pixels.json"]);
     let from_file: Value = serde_json::from_str(from_file.exit(0)).expect("JSON");
     assert_eq!(from_file["label"], held_out.predicted[3]);
-    let piped = cli.run_with(["predict", "digits", "-", "-o", "json"], body.as_bytes()).json(0);
+    let piped = cli
+        .run_with(["predict", "digits", "-", "-o", "json"], body.as_bytes())
+        .json(0);
     assert_eq!(piped["status"], 200);
     assert_eq!(piped["body"], from_file);
     assert_ne!(piped["headers"]["x-request-id"], Value::Null);
@@ -92,8 +120,13 @@ async fn the_log_of_a_predictor_can_be_read() {
     let node = Node::start(&NodeOptions::default());
     let cli = Cli::of(&node);
     node.deploy(&package("misbehave")).await;
-    let flood = node.post("/misbehave/log-flood?count=30", "text/plain", "").await.ok();
-    let entries = cli.run(["logs", "misbehave", "-n", "10", "-o", "json"]).json(0);
+    let flood = node
+        .post("/misbehave/log-flood?count=30", "text/plain", "")
+        .await
+        .ok();
+    let entries = cli
+        .run(["logs", "misbehave", "-n", "10", "-o", "json"])
+        .json(0);
     let entries = entries["entries"].as_array().expect("a list");
     assert_eq!(entries.len(), 10);
     for (entry, number) in entries.iter().zip(20..) {
@@ -127,14 +160,30 @@ async fn exit_codes_tell_what_went_wrong() {
         (&["logs", "nobody"], 3, "nobody"),
         (&["delete", "nobody", "-y"], 3, "nobody"),
         (&["delete", "digits"], 2, "-y"),
-        (&["predict", "digits", "no-such-file.json"], 3, "no-such-file.json"),
+        (
+            &["predict", "digits", "no-such-file.json"],
+            3,
+            "no-such-file.json",
+        ),
         (&["predict", "nobody", "empty.json"], 3, "nobody"),
         (&["predict", "digits", "empty.json"], 4, "pixels"),
         (&["deploy", "broken.dunlin"], 4, "broken.dunlin"),
         (&["deploy", "no-such-folder"], 3, "no-such-folder"),
-        (&["predict", "misbehave", "empty.json", "--path", "/trap"], 8, "request id"),
-        (&["predict", "misbehave", "empty.json", "--path", "/loop"], 7, "200ms"),
-        (&["get", "-e", "no-such-environment"], 3, "no-such-environment"),
+        (
+            &["predict", "misbehave", "empty.json", "--path", "/trap"],
+            8,
+            "request id",
+        ),
+        (
+            &["predict", "misbehave", "empty.json", "--path", "/loop"],
+            7,
+            "200ms",
+        ),
+        (
+            &["get", "-e", "no-such-environment"],
+            3,
+            "no-such-environment",
+        ),
     ];
     for (arguments, code, part) in table {
         let ran = cli.run(arguments);
@@ -155,7 +204,10 @@ async fn exit_codes_tell_what_went_wrong() {
             }
         }
     }
-    assert!(node.get("digits").await.is_some(), "it was not deleted without a yes");
+    assert!(
+        node.get("digits").await.is_some(),
+        "it was not deleted without a yes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,7 +61,10 @@ fn check_close(logits: &[f32], expected: &[[f32; 10]], tolerance: f32) {
     for (row, (found, expected)) in rows.enumerate() {
         for (found, expected) in found.iter().zip(expected) {
             let difference = (found - expected).abs();
-            assert!(difference <= tolerance, "row {row}: {found} is not {expected}");
+            assert!(
+                difference <= tolerance,
+                "row {row}: {found} is not {expected}"
+            );
         }
     }
 }
@@ -96,7 +99,11 @@ async fn infer_json(node: &Node, pixels: &[[f32; 64]]) -> Vec<f32> {
 }
 
 async fn infer_binary(node: &Node, pixels: &[[f32; 64]]) -> Vec<f32> {
-    let tensor: Vec<u8> = pixels.as_flattened().iter().flat_map(|p| p.to_le_bytes()).collect();
+    let tensor: Vec<u8> = pixels
+        .as_flattened()
+        .iter()
+        .flat_map(|p| p.to_le_bytes())
+        .collect();
     let head = json!({
         "inputs": [{
             "name": "pixels", "datatype": "FP32", "shape": [pixels.len(), 1, 8, 8],
@@ -151,25 +158,100 @@ async fn what_is_no_digit_is_refused_with_what_is_expected() {
         ("a list", json, b"[1, 2]".to_vec(), EXPECTED),
         ("no pixels", json, b"{}".to_vec(), EXPECTED),
         ("a number", json, text(json!({"pixels": 7})), EXPECTED),
-        ("7 rows", json, text(json!({"pixels": vec![row; 7]})), EXPECTED),
-        ("9 rows", json, text(json!({"pixels": vec![row; 9]})), EXPECTED),
-        ("rows of 7", json, pixels(json!([0, 0, 0, 0, 0, 0, 0])), EXPECTED),
-        ("64 in a row", json, text(json!({"pixels": vec![0; 64]})), EXPECTED),
+        (
+            "7 rows",
+            json,
+            text(json!({"pixels": vec![row; 7]})),
+            EXPECTED,
+        ),
+        (
+            "9 rows",
+            json,
+            text(json!({"pixels": vec![row; 9]})),
+            EXPECTED,
+        ),
+        (
+            "rows of 7",
+            json,
+            pixels(json!([0, 0, 0, 0, 0, 0, 0])),
+            EXPECTED,
+        ),
+        (
+            "64 in a row",
+            json,
+            text(json!({"pixels": vec![0; 64]})),
+            EXPECTED,
+        ),
         ("texts", json, pixels(json!(vec!["a"; 8])), EXPECTED),
         ("nulls", json, pixels(json!(vec![Value::Null; 8])), EXPECTED),
-        ("NaN", json, b"{\"pixels\": [[NaN, 0, 0, 0, 0, 0, 0, 0]]}".to_vec(), EXPECTED),
-        ("infinity", json, b"{\"pixels\": [[1e999]]}".to_vec(), EXPECTED),
-        ("too much ink", json, text(json!({"pixels": out_of_range})), "pixels[2][1] is 16.5"),
-        ("too much ink", json, text(json!({"pixels": out_of_range})), EXPECTED),
-        ("negative ink", json, text(json!({"pixels": negative})), "pixels[7][7] is -1"),
-        ("not UTF-8", json, b"{\"pixels\": \"\xff\"}".to_vec(), EXPECTED),
+        (
+            "NaN",
+            json,
+            b"{\"pixels\": [[NaN, 0, 0, 0, 0, 0, 0, 0]]}".to_vec(),
+            EXPECTED,
+        ),
+        (
+            "infinity",
+            json,
+            b"{\"pixels\": [[1e999]]}".to_vec(),
+            EXPECTED,
+        ),
+        (
+            "too much ink",
+            json,
+            text(json!({"pixels": out_of_range})),
+            "pixels[2][1] is 16.5",
+        ),
+        (
+            "too much ink",
+            json,
+            text(json!({"pixels": out_of_range})),
+            EXPECTED,
+        ),
+        (
+            "negative ink",
+            json,
+            text(json!({"pixels": negative})),
+            "pixels[7][7] is -1",
+        ),
+        (
+            "not UTF-8",
+            json,
+            b"{\"pixels\": \"\xff\"}".to_vec(),
+            EXPECTED,
+        ),
         ("deep", json, b"[".repeat(100_000), EXPECTED),
-        ("no picture", "image/png", b"GIF89a, or something".to_vec(), EXPECTED),
+        (
+            "no picture",
+            "image/png",
+            b"GIF89a, or something".to_vec(),
+            EXPECTED,
+        ),
         ("zeros", "application/octet-stream", vec![0; 4096], EXPECTED),
-        ("a cut PNG", "image/png", seven[..seven.len() / 2].to_vec(), "the picture cannot be read"),
-        ("a PNG's first bytes", "image/png", seven[..8].to_vec(), "the picture cannot be read"),
-        ("a huge picture", "image/png", huge_picture(), "at most 16 megapixels"),
-        ("a form without a file", "multipart/form-data; boundary=x", b"--x--".to_vec(), EXPECTED),
+        (
+            "a cut PNG",
+            "image/png",
+            seven[..seven.len() / 2].to_vec(),
+            "the picture cannot be read",
+        ),
+        (
+            "a PNG's first bytes",
+            "image/png",
+            seven[..8].to_vec(),
+            "the picture cannot be read",
+        ),
+        (
+            "a huge picture",
+            "image/png",
+            huge_picture(),
+            "at most 16 megapixels",
+        ),
+        (
+            "a form without a file",
+            "multipart/form-data; boundary=x",
+            b"--x--".to_vec(),
+            EXPECTED,
+        ),
     ];
     for (what, content_type, body, part) in table {
         let answer = node.post("/digits", content_type, body).await;
@@ -195,7 +277,10 @@ async fn a_request_keeps_its_id() {
         node.fetch("/v2").await,
         node.fetch("/no/such/deployment").await,
     ];
-    let mut ids: Vec<_> = made.iter().map(|answer| answer.header("x-request-id")).collect();
+    let mut ids: Vec<_> = made
+        .iter()
+        .map(|answer| answer.header("x-request-id"))
+        .collect();
     assert!(ids.iter().all(|id| id.len() >= 16), "{ids:?}");
     ids.sort_unstable();
     ids.dedup();

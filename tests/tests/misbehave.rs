@@ -1,10 +1,16 @@
 //! A guest that misbehaves hurts itself only: its caller gets an error that says nothing of the
 //! inside, everybody else gets their answers, and the node is as large as before.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures are for those who ask: --nocapture"
+)]
+
 use std::time::{Duration, Instant};
 
-use dunlin_tests::{Answer, Node, NodeOptions, Variant, package};
+use dunlin_tests::{Answer, Node, NodeOptions, Variant, package, send, until_async};
 use futures_util::{StreamExt as _, stream};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 /// What is to come of a behaviour.
@@ -76,7 +82,11 @@ fn check(behaviour: &str, outcome: &Outcome, answer: &Answer) {
             assert_eq!(answer.status, 200, "{behaviour}: {}", answer.text());
             let fields = answer.json();
             let code = code.map_or(Value::Null, Value::from);
-            assert_eq!(fields.get("code").unwrap_or(&Value::Null), &code, "{behaviour}: {fields}");
+            assert_eq!(
+                fields.get("code").unwrap_or(&Value::Null),
+                &code,
+                "{behaviour}: {fields}"
+            );
         }
         Says(status, text) => assert_eq!(answer.error(*status), *text, "{behaviour}"),
         Fails { .. } => {
@@ -86,7 +96,10 @@ fn check(behaviour: &str, outcome: &Outcome, answer: &Answer) {
         }
         TakesTooLong => {
             let text = answer.error(504);
-            assert!(text.starts_with("the predictor did not answer within"), "{behaviour}: {text}");
+            assert!(
+                text.starts_with("the predictor did not answer within"),
+                "{behaviour}: {text}"
+            );
         }
     }
     // Whatever came of it, no header was smuggled in.
@@ -97,7 +110,8 @@ fn check(behaviour: &str, outcome: &Outcome, answer: &Answer) {
 }
 
 async fn misbehave(node: &Node, deployment: &str, behaviour: &str) -> Answer {
-    node.post(&format!("/{deployment}/{behaviour}"), "text/plain", "x").await
+    node.post(&format!("/{deployment}/{behaviour}"), "text/plain", "x")
+        .await
 }
 
 async fn check_others(node: &Node) {
@@ -116,10 +130,13 @@ async fn each_gets_its_error_and_the_next_request_its_answer() {
         let answer = misbehave(&node, "misbehave", behaviour).await;
         let took = started.elapsed();
         check(behaviour, outcome, &answer);
-        // Twice the deadline leaves room for a machine that is busy.
-        assert!(took < Duration::from_secs(1), "{behaviour} took {took:?}");
+        // Ten times the deadline is room for a machine that is busy; none of them would end so soon.
+        assert!(took < Duration::from_secs(5), "{behaviour} took {took:?}");
         if matches!(outcome, TakesTooLong) {
-            assert!(took >= Duration::from_millis(500), "{behaviour} took {took:?}");
+            assert!(
+                took >= Duration::from_millis(500),
+                "{behaviour} took {took:?}"
+            );
         }
 
         let after = misbehave(&node, "misbehave", "ok").await.ok().json();
@@ -128,14 +145,22 @@ async fn each_gets_its_error_and_the_next_request_its_answer() {
             Fails { gone: true } | TakesTooLong => 1,
             _ => before["requests"].as_u64().expect("a number") + 2,
         };
-        assert_eq!(after["requests"], expected, "the instance after {behaviour}");
+        assert_eq!(
+            after["requests"], expected,
+            "the instance after {behaviour}"
+        );
         check_others(&node).await;
     }
     // The list is complete, or this is no test of every behaviour.
     let known = misbehave(&node, "misbehave", "?").await.error(400);
-    let known = known.split("it can do ").nth(1).expect("it says what it can do");
+    let known = known
+        .split("it can do ")
+        .nth(1)
+        .expect("it says what it can do");
     for name in known.split(", ") {
-        let listed = BEHAVIOURS.iter().any(|(b, _)| b.split('?').next() == Some(name));
+        let listed = BEHAVIOURS
+            .iter()
+            .any(|(b, _)| b.split('?').next() == Some(name));
         assert!(listed, "{name} is not tested");
     }
 }
@@ -156,16 +181,23 @@ async fn a_secret_of_the_guest_is_for_the_log() {
             let id = answer.header("x-request-id");
             assert!(!answer.text().contains(inside), "{behaviour}");
             let log = node.log();
-            let line = log.lines().find(|line| line.contains(id) && line.contains(inside));
-            assert!(line.is_some(), "{behaviour}: the log tells what happened to {id}");
+            let line = log
+                .lines()
+                .find(|line| line.contains(id) && line.contains(inside));
+            assert!(
+                line.is_some(),
+                "{behaviour}: the log tells what happened to {id}"
+            );
         }
     }
 }
 
-/// What is resident after 1,000 of each may be this much more than after 100 of each: the allocator
-/// settles within the first thousands and stays there. 33,000 requests that leaked a KiB each would
-/// be half as much again.
-const GROWTH_MAX: u64 = 24 << 20;
+/// The allocator takes what it needs in the first hundreds and keeps it: from 100 of each to 1,100
+/// the node may grow by so much, which is 1.5 KiB a request,
+const GROWTH_MAX: u64 = 48 << 20;
+
+/// and in the second half of that by so much. What leaks grows in both halves.
+const LATE_GROWTH_MAX: u64 = 8 << 20;
 
 /// How many at once; more than a deployment has instances, so that some wait for one.
 const AT_ONCE: usize = 12;
@@ -180,13 +212,19 @@ async fn a_thousand_of_each_leave_the_node_as_it_was() {
     node.deploy(&bounded("10s").path()).await;
     // What ends with the deadline, with a short one.
     node.deploy_as("hasty", &bounded("20ms").path()).await;
-    all_of_them(&node, 100).await;
-    let before = node.rss_bytes();
-    all_of_them(&node, 1000).await;
-    let after = node.rss_bytes();
-    let growth = after.saturating_sub(before);
-    println!("resident: {} KiB, then {} KiB", before >> 10, after >> 10);
-    assert!(growth < GROWTH_MAX, "the node grew by {growth} bytes, from {before}");
+    let mut resident = Vec::new();
+    for count in [100, 500, 500] {
+        all_of_them(&node, count).await;
+        resident.push(node.rss_bytes());
+    }
+    let mebibytes: Vec<u64> = resident.iter().map(|bytes| bytes >> 20).collect();
+    println!("resident after 100, 600 and 1,100 of each: {mebibytes:?} MiB");
+    let growth = resident[2].saturating_sub(resident[0]);
+    let late_growth = resident[2].saturating_sub(resident[1]);
+    assert!(
+        growth < GROWTH_MAX && late_growth < LATE_GROWTH_MAX,
+        "{resident:?} bytes"
+    );
     check_others(&node).await;
     let deployment = node.get("misbehave").await.expect("it is deployed");
     assert_eq!(deployment["instances"]["busy"], 0);
@@ -195,7 +233,6 @@ async fn a_thousand_of_each_leave_the_node_as_it_was() {
 
 async fn all_of_them(node: &Node, count: usize) {
     for (behaviour, outcome) in BEHAVIOURS {
-        let started = Instant::now();
         let hasty = matches!(outcome, TakesTooLong);
         let deployment = if hasty { "hasty" } else { "misbehave" };
         let answers = stream::iter(0..count).map(|_| misbehave(node, deployment, behaviour));
@@ -210,7 +247,6 @@ async fn all_of_them(node: &Node, count: usize) {
             served += 1;
         }
         assert!(served > count / 4, "{behaviour}: {served} of {count}");
-        println!("{count} of {behaviour}: {:?}", started.elapsed());
     }
     // What idle instances keep of their memory is theirs: measured is the node without them.
     for deployment in ["misbehave", "hasty"] {
@@ -225,44 +261,105 @@ async fn guests_that_never_stop_leave_time_for_the_others() {
         config: "threads: 2\n".into(),
     });
     node.deploy(&package("echo")).await;
-    node.deploy(&bounded("2s").path()).await;
+    node.deploy(&bounded("4s").path()).await;
+    let started = Instant::now();
     let loops = stream::iter(0..8).map(|_| misbehave(&node, "misbehave", "loop"));
     let loops = loops.buffer_unordered(8).collect::<Vec<_>>();
     let others = async {
-        let mut slowest = Duration::ZERO;
         for _ in 0..20 {
-            let started = Instant::now();
             check_others(&node).await;
-            slowest = slowest.max(started.elapsed());
         }
-        slowest
+        started.elapsed()
     };
-    let (loops, slowest) = tokio::join!(loops, others);
+    let (loops, others) = tokio::join!(loops, others);
     for answer in &loops {
         check("loop", &TakesTooLong, answer);
     }
-    // Eight of them, each up to 5 ms at a time, on two threads: not until their deadline.
-    assert!(slowest < Duration::from_secs(1), "a neighbour waited {slowest:?}");
+    // Eight guests on two threads, each 5 ms at a time: 20 ms a request, on a machine that does
+    // nothing else. Where a neighbour waits for what the guests do, it takes all of their time.
+    assert!(
+        others < Duration::from_secs(3),
+        "20 requests took {others:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_instance_the_caller_is_told_to_come_again() {
+    let node = Node::start(&NodeOptions {
+        config: "instances_max: 1\n".into(),
+    });
+    let single = |deadline| {
+        Variant::of("misbehave", |yaml| {
+            yaml["instances"] = json!({"max": 1});
+            yaml["limits"] = json!({"deadline": deadline});
+        })
+    };
+    node.deploy_as("one", &single("2s").path()).await;
+    // Its first instance takes the place of the other's, which is idle.
+    node.deploy_as("two", &single("2s").path()).await;
+    let busy = async {
+        let answer = misbehave(&node, "one", "loop").await;
+        check("loop", &TakesTooLong, &answer);
+    };
+    let refused = async {
+        until_async("one is busy", Duration::from_secs(1), || async {
+            let one = node.get("one").await?;
+            (one["instances"]["busy"] == 1).then_some(())
+        })
+        .await;
+        let answer = misbehave(&node, "two", "ok").await;
+        assert_eq!(answer.error(503), "all instances are busy");
+        assert_eq!(answer.header("retry-after"), "1");
+    };
+    tokio::join!(busy, refused);
+    for deployment in ["two", "one", "two"] {
+        assert_eq!(misbehave(&node, deployment, "ok").await.status, 200);
+    }
+}
+
+/// A request that waits for the instance of another is answered by its deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_an_instance_has_an_end() {
     let node = Node::start(&NodeOptions::default());
     let single = Variant::of("misbehave", |yaml| {
         yaml["instances"] = json!({"max": 1});
         yaml["limits"] = json!({"deadline": "500ms"});
     });
     node.deploy(&single.path()).await;
-    let loops = stream::iter(0..6).map(|_| misbehave(&node, "misbehave", "loop"));
-    let answers: Vec<Answer> = loops.buffer_unordered(6).collect().await;
-    let with = |status| answers.iter().filter(move |answer| answer.status == status);
-    assert_eq!(with(503).count() + with(504).count(), 6, "{answers:?}");
-    assert!(with(504).count() >= 1 && with(503).count() >= 1, "{answers:?}");
-    for answer in with(503) {
-        assert_eq!(answer.error(503), "all instances are busy");
-        assert_eq!(answer.header("retry-after"), "1");
+    let started = Instant::now();
+    let loops = stream::iter(0..8).map(|_| misbehave(&node, "misbehave", "loop"));
+    let answers: Vec<Answer> = loops.buffer_unordered(8).collect().await;
+    // One after the other they would take four seconds.
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    for answer in &answers {
+        let _reason = answer.error(if answer.status == 503 { 503 } else { 504 });
     }
     assert_eq!(misbehave(&node, "misbehave", "ok").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_the_log_ends() {
+    let node = Node::start(&NodeOptions::default());
+    node.deploy(&package("misbehave")).await;
+    let answer = misbehave(&node, "misbehave", "log-flood?count=100000")
+        .await
+        .ok();
+    let id = answer.header("x-request-id");
+    let logged = node.log().matches(id).count();
+    assert!(logged > 100 && logged < 1000, "{logged} of 100,000 entries");
+    assert_eq!(node.log().matches("the rest is dropped").count(), 1);
+    // The next call has its own bound.
+    let _answer = misbehave(&node, "misbehave", "log-flood?count=10")
+        .await
+        .ok();
+    let path = "/v1/deployments/misbehave/logs";
+    let kept = send(node.admin(Method::GET, path)).await.ok().json();
+    let kept = kept["entries"].as_array().expect("a list").len();
+    assert_eq!(kept, logged + 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

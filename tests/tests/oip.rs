@@ -29,14 +29,20 @@ fn question() -> Value {
 fn check_logits(answer: &Answer) {
     let answer = answer.clone().ok().json();
     let data = answer["outputs"][0]["data"].as_array().expect("a list");
-    check_floats(data.iter().map(|number| number.as_f64().expect("a number") as f32));
+    check_floats(
+        data.iter()
+            .map(|number| number.as_f64().expect("a number") as f32),
+    );
 }
 
 fn check_floats(logits: impl Iterator<Item = f32>) {
     let expected = Golden::read().logits[0];
     let mut count = 0;
     for (found, expected) in logits.zip(expected) {
-        assert!((found - expected).abs() <= 1e-4, "{found} is not {expected}");
+        assert!(
+            (found - expected).abs() <= 1e-4,
+            "{found} is not {expected}"
+        );
         count += 1;
     }
     assert_eq!(count, 10);
@@ -49,9 +55,18 @@ async fn health_and_metadata() {
         ("/v2/health/live", json!({"live": true})),
         ("/v2/health/live?verbose=1", json!({"live": true})),
         ("/v2/health/ready", json!({"ready": true})),
-        ("/v2/models/digits/ready", json!({"name": "digits", "ready": true})),
-        ("/v2/models/digits/versions/1/ready", json!({"name": "digits", "ready": true})),
-        ("/v2/models/digits.digits/ready", json!({"name": "digits.digits", "ready": true})),
+        (
+            "/v2/models/digits/ready",
+            json!({"name": "digits", "ready": true}),
+        ),
+        (
+            "/v2/models/digits/versions/1/ready",
+            json!({"name": "digits", "ready": true}),
+        ),
+        (
+            "/v2/models/digits.digits/ready",
+            json!({"name": "digits.digits", "ready": true}),
+        ),
         ("/v2/models/digits", metadata("digits")),
         ("/v2/models/digits/", metadata("digits")),
         ("/v2/models/digits/versions/1", metadata("digits")),
@@ -60,7 +75,10 @@ async fn health_and_metadata() {
     for (path, expected) in table {
         let mut found = node.fetch(path).await.ok().json();
         if let Some(platform) = found.get_mut("platform") {
-            assert!(platform.as_str().is_some_and(|p| p.starts_with("onnx")), "{platform}");
+            assert!(
+                platform.as_str().is_some_and(|p| p.starts_with("onnx")),
+                "{platform}"
+            );
             *platform = json!("");
         }
         assert_eq!(found, expected, "{path}");
@@ -87,10 +105,15 @@ async fn a_version_is_the_revision_that_serves() {
     node.deploy(&package("digits")).await;
     let found = node.fetch("/v2/models/digits").await.ok().json();
     assert_eq!(found["versions"], json!(["2"]));
-    let answer = node.post_json("/v2/models/digits/versions/2/infer", &question()).await;
+    let answer = node
+        .post_json("/v2/models/digits/versions/2/infer", &question())
+        .await;
     check_logits(&answer);
     assert_eq!(answer.json()["model_version"], "2");
-    for path in ["/v2/models/digits/versions/1", "/v2/models/digits/versions/1/ready"] {
+    for path in [
+        "/v2/models/digits/versions/1",
+        "/v2/models/digits/versions/1/ready",
+    ] {
         let error = node.fetch(path).await.error(404);
         assert!(error.contains("Request for unknown model"), "{error}");
         assert!(error.contains("version 2 serves"), "{error}");
@@ -114,7 +137,10 @@ async fn the_answer_repeats_what_was_asked() {
     );
     // Without an id there is none in the answer; nested data are the same data.
     let nested: Vec<Vec<Vec<Vec<f32>>>> = vec![vec![
-        Golden::read().pixels[0].chunks(8).map(<[f32]>::to_vec).collect(),
+        Golden::read().pixels[0]
+            .chunks(8)
+            .map(<[f32]>::to_vec)
+            .collect(),
     ]];
     let mut asked = question();
     asked["inputs"][0]["data"] = json!(nested);
@@ -206,7 +232,10 @@ async fn tensors_travel_as_bytes_where_that_is_asked_for() {
     asked["parameters"] = json!({"binary_data_output": true});
     check_binary_logits(&node.post_json(INFER, &asked).await);
     // The whole body is JSON, and the header says so.
-    let whole = Binary { head: question(), tensors: Vec::new() };
+    let whole = Binary {
+        head: question(),
+        tensors: Vec::new(),
+    };
     check_logits(&whole.send(&node).await);
 }
 
@@ -220,7 +249,10 @@ async fn a_raw_body_is_the_only_input() {
     };
     check_binary_logits(&raw(tensors.clone()).await);
     let two = raw(tensors.repeat(2)).await.ok();
-    let length: usize = two.header("inference-header-content-length").parse().unwrap();
+    let length: usize = two
+        .header("inference-header-content-length")
+        .parse()
+        .unwrap();
     assert_eq!(two.body.len() - length, 2 * 40);
     let error = raw(tensors[1..].to_vec()).await.error(400);
     assert!(error.contains("'pixels'"), "{error}");
@@ -249,7 +281,9 @@ async fn a_compressed_body_is_read() {
     let mut gzipped = GzEncoder::new(Vec::new(), Compression::default());
     gzipped.write_all(head.as_bytes()).unwrap();
     gzipped.write_all(&binary.tensors).unwrap();
-    let request = node.request(Method::POST, INFER).body(gzipped.finish().unwrap());
+    let request = node
+        .request(Method::POST, INFER)
+        .body(gzipped.finish().unwrap());
     let request = request.header("content-encoding", "gzip");
     check_logits(&send(request.header("inference-header-content-length", head.len())).await);
 
@@ -292,24 +326,114 @@ async fn a_wrong_question_is_refused() {
         ("no inputs", 400, "inputs", json!({})),
         ("not an object", 400, "", json!([])),
         ("a number for inputs", 400, "", json!({"inputs": 1})),
-        ("an unknown input", 400, "stranger", changed(|i| i["name"] = "stranger".into())),
-        ("no shape", 400, "shape", changed(|i| drop(i.as_object_mut().map(|i| i.remove("shape"))))),
-        ("no data", 400, "pixels", changed(|i| drop(i.as_object_mut().map(|i| i.remove("data"))))),
-        ("a wrong shape", 400, "pixels", changed(|i| i["shape"] = json!([1, 64]))),
-        ("another rank", 400, "pixels", changed(|i| i["shape"] = json!([64]))),
-        ("too few data", 400, "pixels", changed(|i| i["data"] = json!([1.0]))),
-        ("too many data", 400, "pixels", changed(|i| i["data"] = json!(vec![0; 65]))),
-        ("a negative dimension", 400, "negative", changed(|i| i["shape"] = json!([-1, 1, 8, 8]))),
-        ("a dimension that is no number", 400, "", changed(|i| i["shape"] = json!(["1"]))),
-        ("a dimension of a half", 400, "", changed(|i| i["shape"] = json!([0.5]))),
-        ("too large a dimension", 400, "", changed(|i| i["shape"] = json!([1e30]))),
-        ("a texts' datatype", 400, "pixels", changed(|i| i["datatype"] = "BYTES".into())),
-        ("another datatype", 400, "pixels", changed(|i| i["datatype"] = "FP64".into())),
-        ("an unknown datatype", 400, "FP31", changed(|i| i["datatype"] = "FP31".into())),
-        ("texts as data", 400, "FP32", changed(|i| i["data"] = json!(vec!["1"; 64]))),
-        ("nulls as data", 400, "FP32", changed(|i| i["data"] = json!(vec![Value::Null; 64]))),
-        ("booleans as data", 400, "FP32", changed(|i| i["data"] = json!(vec![true; 64]))),
-        ("an object as data", 400, "pixels", changed(|i| i["data"] = json!({"a": 1}))),
+        (
+            "an unknown input",
+            400,
+            "stranger",
+            changed(|i| i["name"] = "stranger".into()),
+        ),
+        (
+            "no shape",
+            400,
+            "shape",
+            changed(|i| drop(i.as_object_mut().map(|i| i.remove("shape")))),
+        ),
+        (
+            "no data",
+            400,
+            "pixels",
+            changed(|i| drop(i.as_object_mut().map(|i| i.remove("data")))),
+        ),
+        (
+            "a wrong shape",
+            400,
+            "pixels",
+            changed(|i| i["shape"] = json!([1, 64])),
+        ),
+        (
+            "another rank",
+            400,
+            "pixels",
+            changed(|i| i["shape"] = json!([64])),
+        ),
+        (
+            "too few data",
+            400,
+            "pixels",
+            changed(|i| i["data"] = json!([1.0])),
+        ),
+        (
+            "too many data",
+            400,
+            "pixels",
+            changed(|i| i["data"] = json!(vec![0; 65])),
+        ),
+        (
+            "a negative dimension",
+            400,
+            "negative",
+            changed(|i| i["shape"] = json!([-1, 1, 8, 8])),
+        ),
+        (
+            "a dimension that is no number",
+            400,
+            "",
+            changed(|i| i["shape"] = json!(["1"])),
+        ),
+        (
+            "a dimension of a half",
+            400,
+            "",
+            changed(|i| i["shape"] = json!([0.5])),
+        ),
+        (
+            "too large a dimension",
+            400,
+            "",
+            changed(|i| i["shape"] = json!([1e30])),
+        ),
+        (
+            "a texts' datatype",
+            400,
+            "pixels",
+            changed(|i| i["datatype"] = "BYTES".into()),
+        ),
+        (
+            "another datatype",
+            400,
+            "pixels",
+            changed(|i| i["datatype"] = "FP64".into()),
+        ),
+        (
+            "an unknown datatype",
+            400,
+            "FP31",
+            changed(|i| i["datatype"] = "FP31".into()),
+        ),
+        (
+            "texts as data",
+            400,
+            "FP32",
+            changed(|i| i["data"] = json!(vec!["1"; 64])),
+        ),
+        (
+            "nulls as data",
+            400,
+            "FP32",
+            changed(|i| i["data"] = json!(vec![Value::Null; 64])),
+        ),
+        (
+            "booleans as data",
+            400,
+            "FP32",
+            changed(|i| i["data"] = json!(vec![true; 64])),
+        ),
+        (
+            "an object as data",
+            400,
+            "pixels",
+            changed(|i| i["data"] = json!({"a": 1})),
+        ),
         ("the input twice", 400, "pixels", {
             let mut question = question();
             question["inputs"] = json!([question["inputs"][0], question["inputs"][0]]);
@@ -340,13 +464,23 @@ async fn a_wrong_question_is_refused() {
             question["outputs"] = json!([{"name": "logits"}, {"name": "logits"}]);
             question
         }),
-        ("binary data that are not there", 400, "pixels", changed(|i| {
-            i.as_object_mut().map(|i| i.remove("data"));
-            i["parameters"] = json!({"binary_data_size": 256});
-        })),
-        ("data in both ways", 400, "pixels", changed(|i| {
-            i["parameters"] = json!({"binary_data_size": 0});
-        })),
+        (
+            "binary data that are not there",
+            400,
+            "pixels",
+            changed(|i| {
+                i.as_object_mut().map(|i| i.remove("data"));
+                i["parameters"] = json!({"binary_data_size": 256});
+            }),
+        ),
+        (
+            "data in both ways",
+            400,
+            "pixels",
+            changed(|i| {
+                i["parameters"] = json!({"binary_data_size": 0});
+            }),
+        ),
     ];
     for (what, status, part, body) in table {
         let answer = node.post_json(INFER, &body).await;
@@ -359,7 +493,10 @@ async fn a_wrong_question_is_refused() {
         ("no JSON", "pixels=1"),
         ("half of it", "{\"inputs\": [{\"name\""),
         ("two of it", "{\"inputs\": []} {}"),
-        ("not a number", "{\"inputs\": [{\"name\": \"pixels\", \"data\": [NaN]}]}"),
+        (
+            "not a number",
+            "{\"inputs\": [{\"name\": \"pixels\", \"data\": [NaN]}]}",
+        ),
     ] {
         let error = node.post(INFER, "application/json", body).await.error(400);
         assert!(error.contains("JSON"), "{what}: {error}");
@@ -367,9 +504,17 @@ async fn a_wrong_question_is_refused() {
     // Deeper than any stack: in the data, around the whole, and in a parameter nobody reads.
     let (open, close) = ("[".repeat(200_000), "]".repeat(200_000));
     for (what, body) in [
-        ("the data", question().to_string().replace("\"data\":[", &format!("\"data\":{open}["))),
+        (
+            "the data",
+            question()
+                .to_string()
+                .replace("\"data\":[", &format!("\"data\":{open}[")),
+        ),
         ("the whole", open.clone()),
-        ("a parameter", format!("{{\"inputs\": [], \"parameters\": {{\"x\": {open}{close}}}}}")),
+        (
+            "a parameter",
+            format!("{{\"inputs\": [], \"parameters\": {{\"x\": {open}{close}}}}}"),
+        ),
         ("objects", "{\"a\":".repeat(200_000)),
     ] {
         let answer = node.post(INFER, "application/json", body).await;
@@ -382,27 +527,55 @@ async fn a_wrong_question_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_binary_question_is_refused() {
     let node = digits().await;
-    for length in ["-1", "x", "", "1e2", " ", "0x10", "+5", "99999999999999999999999", "100000"] {
+    for length in [
+        "-1",
+        "x",
+        "",
+        "1e2",
+        " ",
+        "0x10",
+        "+5",
+        "99999999999999999999999",
+        "100000",
+    ] {
         let answer = Binary::question().send_with_length(&node, length).await;
         assert_eq!(answer.status, 400, "{length:?}: {}", answer.text());
         let error = answer.error(400);
-        assert!(error.contains("Inference-Header-Content-Length"), "{length:?}: {error}");
+        assert!(
+            error.contains("Inference-Header-Content-Length"),
+            "{length:?}: {error}"
+        );
     }
     let sized = |size: Value| {
-        Binary::question()
-            .with(|q| q.head["inputs"][0]["parameters"]["binary_data_size"] = size)
+        Binary::question().with(|q| q.head["inputs"][0]["parameters"]["binary_data_size"] = size)
     };
     let table = [
-        ("bytes are left over", Binary::question().with(|q| q.tensors.push(0)), "1 bytes follow"),
-        ("bytes are missing", Binary::question().with(|q| q.tensors.truncate(255)), "255 bytes"),
+        (
+            "bytes are left over",
+            Binary::question().with(|q| q.tensors.push(0)),
+            "1 bytes follow",
+        ),
+        (
+            "bytes are missing",
+            Binary::question().with(|q| q.tensors.truncate(255)),
+            "255 bytes",
+        ),
         ("a size that is less", sized(json!(252)), ""),
-        ("a size that is more", sized(json!(1_u64 << 40)), "1099511627776"),
+        (
+            "a size that is more",
+            sized(json!(1_u64 << 40)),
+            "1099511627776",
+        ),
         ("a size below zero", sized(json!(-1)), ""),
         ("a size that is a text", sized(json!("256")), ""),
-        ("a size within an element", Binary::question().with(|q| {
-            q.head["inputs"][0]["parameters"]["binary_data_size"] = json!(255);
-            q.tensors.pop();
-        }), "pixels"),
+        (
+            "a size within an element",
+            Binary::question().with(|q| {
+                q.head["inputs"][0]["parameters"]["binary_data_size"] = json!(255);
+                q.tensors.pop();
+            }),
+            "pixels",
+        ),
     ];
     for (what, question, part) in table {
         let answer = question.send(&node).await;
@@ -448,7 +621,12 @@ async fn wrong_paths_and_methods() {
         let error = answer.error(status);
         assert!(error.contains(part), "{method} {path}: {error}");
     }
-    for path in ["/v2", "/v2/health/live", "/v2/models/digits/ready", "/healthz"] {
+    for path in [
+        "/v2",
+        "/v2/health/live",
+        "/v2/models/digits/ready",
+        "/healthz",
+    ] {
         let head = send(node.request(Method::HEAD, path)).await;
         assert_eq!((head.status, head.body.len()), (200, 0), "HEAD {path}");
     }
@@ -457,10 +635,15 @@ async fn wrong_paths_and_methods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_has_an_end() {
     let node = Node::start(&NodeOptions::default());
-    let small = Variant::of("digits", |yaml| yaml["limits"]["request_body"] = "4Ki".into());
+    let small = Variant::of("digits", |yaml| {
+        yaml["limits"]["request_body"] = "4Ki".into()
+    });
     node.deploy(&small.path()).await;
     for path in [INFER, "/digits"] {
-        let error = node.post(path, "application/json", vec![b' '; 4097]).await.error(413);
+        let error = node
+            .post(path, "application/json", vec![b' '; 4097])
+            .await
+            .error(413);
         assert!(error.contains("4096 bytes"), "{error}");
         // Without a length in front, the end is found on the way.
         let chunks = (0..100).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
@@ -492,7 +675,10 @@ async fn models_without_a_predictor_are_served() {
         models[1]["name"] = "second".into();
     });
     node.deploy_as("two", &two.path()).await;
-    let error = node.post_json("/v2/models/two/infer", &question()).await.error(404);
+    let error = node
+        .post_json("/v2/models/two/infer", &question())
+        .await
+        .error(404);
     assert!(error.contains("two.digits, two.second"), "{error}");
     for path in ["/v2/models/two.digits/infer", "/v2/models/two.second/infer"] {
         check_logits(&node.post_json(path, &question()).await);

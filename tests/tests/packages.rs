@@ -34,7 +34,10 @@ fn stored(node: &Node) -> BTreeSet<PathBuf> {
 }
 
 async fn check_live(node: &Node) {
-    let answer = node.post_json("/echo", &json!({"still": "here"})).await.ok();
+    let answer = node
+        .post_json("/echo", &json!({"still": "here"}))
+        .await
+        .ok();
     assert_eq!(answer.json()["body"]["json"], json!({"still": "here"}));
     let deployment = node.get("echo").await.expect("it is deployed");
     assert_eq!(deployment["revision"], 1, "it was not deployed again");
@@ -84,7 +87,9 @@ async fn what_is_no_package_is_refused() {
             header.set_link_name("/etc/passwd").expect("it is short");
         }
         header.set_cksum();
-        archive.append(&header, &[][..]).expect("a Vec takes any bytes");
+        archive
+            .append(&header, &[][..])
+            .expect("a Vec takes any bytes");
         archive.into_inner().expect("a Vec takes any bytes")
     };
     let table: Vec<(&str, Vec<u8>, &str)> = vec![
@@ -94,20 +99,60 @@ async fn what_is_no_package_is_refused() {
         ("an empty archive", vec![0; 1024], ""),
         ("cut in the first header", cut(100), "ends too early"),
         ("cut in a blob", cut(whole.len() / 2), "ends too early"),
-        ("cut in the last blob", cut(whole.len() - 4096), "ends too early"),
+        (
+            "cut in the last blob",
+            cut(whole.len() - 4096),
+            "ends too early",
+        ),
         ("a changed byte", tampered(), "tampered"),
-        ("no index", rewrite("digits", |f| f.retain(|(p, _)| p != "index.json")), "index.json"),
-        ("no layout", rewrite("digits", |f| f.retain(|(p, _)| p != "oci-layout")), "oci-layout"),
-        ("a blob is missing", rewrite("digits", |f| drop(f.pop())), ""),
-        ("a blob twice", rewrite("digits", |f| f.push(f[f.len() - 1].clone())), ""),
-        ("a foreign blob", rewrite("digits", |files| {
-            let bytes = b"who am I".to_vec();
-            files.push((blob(&digest(&bytes)), bytes));
-        }), "named by nothing"),
-        ("a foreign file", rewrite("digits", |f| f.push(("hello.txt".into(), vec![1]))), "hello.txt"),
-        ("a path upwards", tar_with("../../escaped", tar::EntryType::Regular), ".."),
-        ("an absolute path", tar_with("/tmp/escaped", tar::EntryType::Regular), ""),
-        ("a link", tar_with("oci-layout", tar::EntryType::Symlink), ""),
+        (
+            "no index",
+            rewrite("digits", |f| f.retain(|(p, _)| p != "index.json")),
+            "index.json",
+        ),
+        (
+            "no layout",
+            rewrite("digits", |f| f.retain(|(p, _)| p != "oci-layout")),
+            "oci-layout",
+        ),
+        (
+            "a blob is missing",
+            rewrite("digits", |f| drop(f.pop())),
+            "",
+        ),
+        (
+            "a blob twice",
+            rewrite("digits", |f| f.push(f[f.len() - 1].clone())),
+            "",
+        ),
+        (
+            "a foreign blob",
+            rewrite("digits", |files| {
+                let bytes = b"who am I".to_vec();
+                files.push((blob(&digest(&bytes)), bytes));
+            }),
+            "named by nothing",
+        ),
+        (
+            "a foreign file",
+            rewrite("digits", |f| f.push(("hello.txt".into(), vec![1]))),
+            "hello.txt",
+        ),
+        (
+            "a path upwards",
+            tar_with("../../escaped", tar::EntryType::Regular),
+            "..",
+        ),
+        (
+            "an absolute path",
+            tar_with("/tmp/escaped", tar::EntryType::Regular),
+            "",
+        ),
+        (
+            "a link",
+            tar_with("oci-layout", tar::EntryType::Symlink),
+            "",
+        ),
     ];
     for (what, package, part) in table {
         check_refused(&node, what, package, 400, part).await;
@@ -122,7 +167,11 @@ async fn a_predictor_of_another_world_is_refused() {
     node.deploy(&package("echo")).await;
     let table: [(&str, &[u8], &str); 4] = [
         ("a core module", b"\0asm\x01\0\0\0", "module"),
-        ("an empty component", b"\0asm\x0d\0\x01\0", "dunlin:predictor/handler"),
+        (
+            "an empty component",
+            b"\0asm\x0d\0\x01\0",
+            "dunlin:predictor/handler",
+        ),
         ("no Wasm", b"#!/bin/sh\n", ""),
         ("compiled code", b"\x7fELF\x02\x01\x01\0", ""),
     ];
@@ -147,7 +196,14 @@ async fn a_model_that_does_not_answer_as_promised_is_refused() {
     });
     check_refused(&node, "golden samples", exact.bytes(), 422, "digits").await;
     let memory = Variant::of("digits", |yaml| yaml["limits"]["memory"] = "2Gi".into());
-    check_refused(&node, "too much memory", memory.bytes(), 422, "guest_memory_max").await;
+    check_refused(
+        &node,
+        "too much memory",
+        memory.bytes(),
+        422,
+        "guest_memory_max",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,11 +276,25 @@ async fn the_admin_plane_wants_the_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_must_be_a_name() {
     let node = Node::start(&NodeOptions::default());
-    for name in ["", "v2", "metrics", "UPPER", "a/b", "a.b", "..", &"x".repeat(64)] {
-        let request = node.admin(Method::POST, "/v1/deployments").query(&[("name", name)]);
+    for name in [
+        "",
+        "v2",
+        "metrics",
+        "UPPER",
+        "a/b",
+        "a.b",
+        "..",
+        &"x".repeat(64),
+    ] {
+        let request = node
+            .admin(Method::POST, "/v1/deployments")
+            .query(&[("name", name)]);
         let answer = send(request.body(read("echo"))).await;
         let reason = answer.error(400);
-        assert!(reason.contains("is not a name for a deployment"), "{name:?}: {reason}");
+        assert!(
+            reason.contains("is not a name for a deployment"),
+            "{name:?}: {reason}"
+        );
     }
     node.deploy_as(&"x".repeat(63), &package("echo")).await;
 }

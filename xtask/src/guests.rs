@@ -18,7 +18,11 @@ const GUESTS: [&str; 3] = [
 
 /// The packages, `<work dir>/packages/<name>.dunlin`.
 pub(crate) fn build() -> Result<PathBuf> {
-    let dunlin = build_dunlin()?;
+    package(&build_dunlin()?)
+}
+
+pub(crate) fn package(dunlin: &Path) -> Result<PathBuf> {
+    lend_model()?;
     let packages = work_dir("packages")?;
     for guest in GUESTS {
         let dir = root().join(guest);
@@ -26,7 +30,7 @@ pub(crate) fn build() -> Result<PathBuf> {
         let package = packages.join(name).with_extension("dunlin");
         step(
             &format!("Package {guest}"),
-            Command::new(&dunlin)
+            Command::new(dunlin)
                 .arg("package")
                 .arg(&dir)
                 .arg("--file")
@@ -34,6 +38,17 @@ pub(crate) fn build() -> Result<PathBuf> {
         )?;
     }
     Ok(packages)
+}
+
+/// The misbehaving guest uses the model of digits, which is not kept twice.
+fn lend_model() -> Result<()> {
+    let models = root().join("tests/guests/misbehave/models");
+    std::fs::create_dir_all(&models)?;
+    std::fs::copy(
+        root().join("predictors/digits/models/digits.onnx"),
+        models.join("digits.onnx"),
+    )?;
+    Ok(())
 }
 
 /// The command line. `--workspace` makes cargo choose the same features of every dependency as for

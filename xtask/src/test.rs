@@ -1,12 +1,12 @@
 //! `cargo xtask test`: everything that must pass, in the order in which it is cheapest to fail.
 
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
 use anyhow::Result;
 
 use crate::{
     guests,
-    process::{cargo, root, step},
+    process::{cargo, exists, root, step},
     python,
 };
 
@@ -24,7 +24,14 @@ pub(crate) fn run() -> Result<()> {
             "warnings",
         ]),
     )?;
-    let packages = guests::build()?;
+    // The tests' own build also makes the binary: building it alone would choose other features of
+    // the engines' dependencies, and compile the engines twice.
+    step(
+        "Build (the first time, wasmtime and tract take several minutes)",
+        cargo().args(["test", "--workspace", "--no-run"]),
+    )?;
+    let packages = guests::package(&guests::binary("debug"))?;
+    standard_library_from_source()?;
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
     step(
@@ -48,27 +55,39 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// A guest must also build where rustup cannot fetch the compiled standard library. `wasm32-wasip2`
+/// needs the most: the library's sources and wasi-libc.
+fn standard_library_from_source() -> Result<()> {
+    if !exists("dpkg") || !exists("apt-get") {
+        println!(
+            "\n==> Skipped: a guest with the standard library from source (this machine has no \
+             apt-get to fetch rust-src with)"
+        );
+        return Ok(());
+    }
+    step(
+        "Compile a guest with the standard library from source",
+        Command::new(guests::binary("debug"))
+            .arg("build")
+            .arg(root().join("predictors/echo"))
+            .env("DUNLIN_GUEST_STD", "source"),
+    )
+}
+
 /// Builds what is measured with optimisation and runs the benchmarks.
 pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
     let packages = guests::build()?;
     step(
-        "Build dunlin with optimisation",
-        cargo().args(["build", "--release", "--workspace", "--bins"]),
+        "Build with optimisation (the first time, several minutes)",
+        cargo().args(["build", "--release", "--workspace", "--bins", "--examples"]),
     )?;
+    let dunlin = guests::binary("release");
     step(
         "Measure",
-        cargo()
-            .args([
-                "run",
-                "--release",
-                "--package",
-                "dunlin-tests",
-                "--bin",
-                "measure",
-                "--",
-            ])
+        Command::new(dunlin.with_file_name("measure"))
+            .current_dir(root())
             .args(arguments)
-            .env("DUNLIN_BINARY", guests::binary("release"))
+            .env("DUNLIN_BINARY", &dunlin)
             .env("DUNLIN_PACKAGES", &packages),
     )
 }

@@ -7,7 +7,7 @@
 use std::{io::Read, sync::Arc};
 
 use dunlin_inference::Registry;
-use dunlin_package::{Digest, ImportLimits, Store};
+use dunlin_package::{Digest, ImportLimits, Package, Store};
 use dunlin_sandbox::Sandbox;
 use edge_config::DeploymentName;
 use tokio::sync::Mutex;
@@ -105,12 +105,25 @@ impl Control {
         let package = blocking(move || dunlin_package::import(upload, &store, limits)).await??;
 
         let _change = self.changing.lock().await;
+        let serving = self.serve(&package, name).await;
+        drop(package);
+        // Also where it was refused: nothing of it stays.
+        self.collect().await;
+        serving
+    }
+
+    /// Loads the package and lets it take the traffic of its name.
+    async fn serve(
+        &self,
+        package: &Package,
+        name: Option<String>,
+    ) -> Result<Arc<Deployment>, ChangeError> {
         let name = name.unwrap_or_else(|| package.deployment().name.to_string());
         let telemetry = match self.deployments.get(&name) {
             Some(current) => Arc::clone(&current.telemetry),
             None => Arc::new(Telemetry::new(&name)),
         };
-        let revision = self.loader.load(&package, &telemetry).await?;
+        let revision = self.loader.load(package, &telemetry).await?;
         let record = self.record(name, *package.digest()).await?;
         tracing::info!(
             deployment = record.name,
@@ -124,8 +137,6 @@ impl Control {
             serving: Ok(revision),
         });
         self.deployments.put(&deployment);
-        drop(package);
-        self.collect().await;
         Ok(deployment)
     }
 

@@ -1,6 +1,12 @@
 //! One live sandbox: a store, its component instance, and calls into it.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use dunlin_inference::{Signature, Tensor};
 use tokio::time::Instant;
@@ -212,12 +218,24 @@ impl Instance {
     }
 }
 
+/// The call's outcome, if it has one by the deadline.
+///
+/// The clock is also read at every epoch at which the guest gives its thread back: while guests keep
+/// all threads busy, the runtime gets to its timers only now and then.
 async fn before<T>(
     deadline: Deadline,
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Stopped> {
-    match tokio::time::timeout_at(deadline.at, call).await {
-        Ok(outcome) => outcome.map_err(Stopped::Trap),
+    let mut call = pin!(call);
+    let watched = poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(outcome) => Poll::Ready(outcome.map_err(Stopped::Trap)),
+        Poll::Pending if Instant::now() >= deadline.at => {
+            Poll::Ready(Err(Stopped::Deadline(deadline)))
+        }
+        Poll::Pending => Poll::Pending,
+    });
+    match tokio::time::timeout_at(deadline.at, watched).await {
+        Ok(outcome) => outcome,
         Err(_elapsed) => Err(Stopped::Deadline(deadline)),
     }
 }

@@ -43,6 +43,10 @@ impl fmt::Display for StandardLibrary {
 /// rustup answers within seconds or has a network that hangs.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(120);
 
+/// With `source` the toolchain is left alone, and the library is built from its sources even where
+/// there is a compiled one.
+const FROM_SOURCE: &str = "DUNLIN_GUEST_STD";
+
 /// wasi-libc where Debian's package puts it when it is installed.
 const WASI_LIBC: &str = "usr/lib/wasm32-wasip2";
 
@@ -52,7 +56,8 @@ pub(super) fn find(
     dir: &Path,
     progress: &mut dyn FnMut(&str),
 ) -> Result<StandardLibrary> {
-    if compiler.has_std(target.triple()) {
+    let from_source = std::env::var_os(FROM_SOURCE).is_some_and(|way| way == "source");
+    if compiler.has_std(target.triple()) && !from_source {
         return Ok(StandardLibrary::Toolchain);
     }
     let cache = Cache::open("rust");
@@ -63,12 +68,16 @@ pub(super) fn find(
         }
     }
 
-    progress(&format!(
-        "this Rust toolchain has no standard library for {target}; asking rustup"
-    ));
-    let rustup = match add_with_rustup(compiler, target, dir) {
-        Ok(()) => return Ok(StandardLibrary::Rustup),
-        Err(error) => format!("{error:#}"),
+    let rustup = if from_source {
+        format!("not asked, because of {FROM_SOURCE}=source")
+    } else {
+        progress(&format!(
+            "this Rust toolchain has no standard library for {target}; asking rustup"
+        ));
+        match add_with_rustup(compiler, target, dir) {
+            Ok(()) => return Ok(StandardLibrary::Rustup),
+            Err(error) => format!("{error:#}"),
+        }
     };
     progress(&format!(
         "rustup cannot add it ({rustup}); setting it up from source"

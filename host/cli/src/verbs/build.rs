@@ -12,7 +12,8 @@ use crate::project::Project;
 /// Compile the predictor of a folder to a WebAssembly component
 ///
 /// 'deploy' and 'package' do this by themselves. The Rust standard library for WebAssembly is
-/// taken from the toolchain, added by rustup, or compiled from source: it says which.
+/// taken from the toolchain, added by rustup, or compiled from source: it says which. With
+/// DUNLIN_GUEST_STD=source it is compiled from source even where the toolchain has one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   dunlin build

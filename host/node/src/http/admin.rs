@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::{
-    body::{self, ReplyBody, full},
+    body::{self, ReplyBody, RequestBody, full},
     failure::Failure,
     oip,
 };
@@ -27,6 +27,7 @@ const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
 pub(crate) async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
+    let body = RequestBody::new(&parts.headers, body);
     let answer = route(node, &parts, body).await;
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
@@ -36,7 +37,7 @@ pub(crate) async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Respo
 async fn route(
     node: Arc<Node>,
     parts: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response<ReplyBody>, Failure> {
     let segments: Vec<&str> = parts
         .uri
@@ -161,7 +162,7 @@ fn describe(deployment: &Deployment) -> Value {
 async fn deploy(
     node: Arc<Node>,
     parts: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response<ReplyBody>, Failure> {
     let limit = node.config.package_max;
     if body.size_hint().lower() > limit {
@@ -185,7 +186,7 @@ async fn deploy(
     Ok(body::json(&describe(&deployment)))
 }
 
-fn frames(body: Incoming) -> impl Stream<Item = io::Result<Bytes>> + Send {
+fn frames(body: RequestBody) -> impl Stream<Item = io::Result<Bytes>> + Send {
     stream::unfold(body, |mut body| async {
         loop {
             let frame = match tokio::time::timeout(UPLOAD_STALL, body.frame()).await {

@@ -1,12 +1,18 @@
 //! Bodies: reading one within its bound, and the one kind that answers have.
 
-use std::io::Read;
+use std::{
+    io::Read,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http::{HeaderMap, Response, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
 
 use super::failure::Failure;
 
@@ -26,10 +32,79 @@ pub(crate) fn json(body: &impl serde::Serialize) -> Response<ReplyBody> {
     response
 }
 
+/// What of a body that is not wanted is taken off the connection, and for how long.
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A request's body.
+///
+/// What is not read of it when it is dropped is thrown away within bounds. Without that the
+/// connection would be closed while the client still sends, and the answer that says why would be
+/// lost on the way.
+pub(crate) struct RequestBody {
+    /// `None` only in `drop`.
+    incoming: Option<Incoming>,
+    discard: bool,
+}
+
+impl RequestBody {
+    pub(crate) fn new(headers: &HeaderMap, incoming: Incoming) -> Self {
+        Self {
+            incoming: Some(incoming),
+            // A client that asks first sends nothing once it has its answer.
+            discard: !headers.contains_key(header::EXPECT),
+        }
+    }
+
+    fn incoming(&self) -> &Incoming {
+        self.incoming.as_ref().expect("the body was not dropped")
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let incoming = self.incoming.as_mut();
+        Pin::new(incoming.expect("the body was not dropped")).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming().size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let rest = self.incoming.take().filter(|rest| !rest.is_end_stream());
+        if let (true, Some(rest), Ok(runtime)) = (self.discard, rest, Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(DISCARD_TIME_MAX, discard(rest)));
+        }
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > DISCARD_BYTES_MAX {
+            return;
+        }
+    }
+}
+
 /// The whole body, after any `content-encoding` was undone, of at most `limit` bytes.
 pub(crate) async fn read(
     headers: &HeaderMap,
-    body: Incoming,
+    body: RequestBody,
     limit: u64,
 ) -> Result<Bytes, Failure> {
     if body.size_hint().lower() > limit {

@@ -6,7 +6,7 @@ use http::{Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
-    body::{self, ReplyBody},
+    body::{self, ReplyBody, RequestBody},
     failure::Failure,
     oip, predict,
 };
@@ -16,7 +16,7 @@ use crate::{node::Node, request_id};
 pub(crate) struct Exchange {
     pub(crate) node: Arc<Node>,
     pub(crate) parts: Parts,
-    pub(crate) body: Incoming,
+    pub(crate) body: RequestBody,
     pub(crate) id: String,
     pub(crate) started: Instant,
 }
@@ -27,8 +27,8 @@ pub(crate) async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Respo
     let id = node.request_ids.of(&parts.headers);
     let exchange = Exchange {
         node,
+        body: RequestBody::new(&parts.headers, body),
         parts,
-        body,
         id: id.clone(),
         started: Instant::now(),
     };

@@ -5,7 +5,7 @@ use dunlin_sandbox::Deadline;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    body::{self, ReplyBody, full},
+    body::{self, ReplyBody, RequestBody, full},
     data::Exchange,
     failure::Failure,
 };
@@ -56,7 +56,7 @@ pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
 /// The body, read within the request's deadline.
 pub(crate) async fn read_body(
     headers: &HeaderMap,
-    body: hyper::body::Incoming,
+    body: RequestBody,
     revision: &Revision,
     deadline: Deadline,
 ) -> Result<Bytes, Failure> {

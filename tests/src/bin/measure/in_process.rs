@@ -1,7 +1,7 @@
 //! The model without a server: `host/inference/examples/infer_time.rs`, a program of its own because
 //! these tests see the host from the outside only.
 
-use std::{ffi::OsString, process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dunlin_tests::repository;
@@ -11,7 +11,7 @@ const MODEL: &str = "predictors/digits/models/digits.onnx";
 
 #[derive(Debug)]
 pub(crate) struct InProcess {
-    cargo: OsString,
+    program: PathBuf,
 }
 
 /// Calls on one thread, one after another.
@@ -24,36 +24,27 @@ pub(crate) struct Calls {
 }
 
 impl InProcess {
-    /// Builds the program, so that nothing is compiled while something is measured.
-    pub(crate) fn build() -> Result<Self> {
-        let this = Self {
-            cargo: std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-        };
-        println!("\nThe model in process: build the example infer_time of dunlin-inference");
-        let status = this.command("build").status().context("cannot run cargo")?;
-        ensure!(status.success(), "cargo build ended with {status}");
-        Ok(this)
+    /// Finds the program, which cargo builds beside this one.
+    pub(crate) fn find() -> Result<Self> {
+        let beside = std::env::current_exe()?;
+        let examples = beside.with_file_name("examples");
+        let program = examples.join(format!("infer_time{}", std::env::consts::EXE_SUFFIX));
+        ensure!(
+            program.exists(),
+            "{} is missing; run cargo xtask bench, which builds it",
+            program.display()
+        );
+        Ok(Self { program })
     }
 
     pub(crate) fn run(&self, duration: Duration) -> Result<Calls> {
-        let output = self
-            .command("run")
-            .args(["--", MODEL, &duration.as_millis().to_string()])
+        let output = Command::new(&self.program)
+            .current_dir(repository())
+            .args([MODEL, &duration.as_millis().to_string()])
             .output()
-            .context("cannot run cargo")?;
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "infer_time: {complaint}");
         serde_json::from_slice(&output.stdout).context("infer_time did not print its result")
-    }
-
-    /// In the profile of this program.
-    fn command(&self, verb: &str) -> Command {
-        let mut cargo = Command::new(&self.cargo);
-        cargo.current_dir(repository()).args([verb, "--quiet"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        cargo.args(["--package", "dunlin-inference", "--example", "infer_time"]);
-        cargo
     }
 }

@@ -87,7 +87,7 @@ fn measure(args: &Args) -> Result<()> {
         plan.about().as_secs()
     );
 
-    let in_process = InProcess::build()?;
+    let in_process = InProcess::find()?;
     let home = tempfile::tempdir().context("cannot make a folder for the node's data")?;
     let lone = node::measure(&client, home.path(), &plan)?;
     let contest = contest::run(&plan, &client, &generator, lone.node, &in_process)?;

@@ -235,9 +235,7 @@ fn method(report: &Report) -> String {
          defaults of `dunlin serve`, its metrics and its log. \"hello\" is asked with GET and no \
          body, the others with POST and the 8×8 pixels of one held-out digit.\n\n\
          The load generator shares the cores with the server, which draws the ratios of requests/s \
-         towards 1; processor time of the server alone has no such share in it. wrk corrects its \
-         percentiles for the requests that a stall kept it from sending (coordinated omission); this \
-         program's own load does not.\n",
+         towards 1; processor time of the server alone has no such share in it.\n",
         plan.warm_up.as_secs_f64(),
         plan.window.as_secs_f64(),
     )
