@@ -1,6 +1,6 @@
 //! What an author (`dunlin.yaml`) or an operator (`node.yaml`) of Dunlin writes, read and checked.
 //!
-//! A file goes through two stages: what was written ([`yaml`], a tree with line numbers) and what
+//! A file goes through two stages: what was written (`yaml`, a tree with line numbers) and what
 //! is true ([`Deployment`], [`Node`]). Everything that is wrong is reported at once, each problem
 //! with its line, its key, its value and what to write instead. Defaults live here and nowhere
 //! else: past this crate no `Option` means "use the default", with one documented exception,

@@ -2,7 +2,7 @@
 //!
 //! A package is an OCI image layout in one tar archive: `oci-layout`, `index.json` and blobs named
 //! by their SHA-256. Its manifest names a configuration (the deployment file) and layers (the
-//! predictor, the models, the golden samples); the manifest's digest is the package's. [`write`]
+//! predictor, the models, the golden samples); the manifest's digest is the package's. [`write()`]
 //! makes one, [`import`] takes one from anybody into a [`Store`], [`inspect`] looks into one.
 //!
 //! The crate knows the form of a predictor, not how to run it, and the files of a model, not what

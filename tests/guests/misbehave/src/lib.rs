@@ -1,5 +1,5 @@
 //! A predictor that does what no predictor should. The last segment of the path, or `?do=`, says
-//! what; see [`BEHAVIOURS`]. Where it survives, it answers with what came of it: a JSON object with
+//! what; see `BEHAVIOURS`. Where it survives, it answers with what came of it: a JSON object with
 //! `did`, `requests` (how many this instance has seen, so that a test can tell a new instance from
 //! a used one), and, where the host refused, `code` and `message`.
 //!
