@@ -3,14 +3,19 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
-/// The root of the repository.
+/// The root of the repository, which Cargo tells at run time: clones may share a target directory.
 #[must_use]
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests lie in the repository")
+    static REPOSITORY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let own = from_environment("CARGO_MANIFEST_DIR")
+            .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let repository = own.parent().expect("the tests lie in the repository");
+        repository.to_owned()
+    });
+    &REPOSITORY
 }
 
 /// The `dunlin` to test: `$DUNLIN_BINARY`, or the one beside this test in the target directory.

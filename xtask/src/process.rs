@@ -5,16 +5,22 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::LazyLock,
     time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// The root of the repository: xtask is built from there.
+/// The root of the repository. Cargo says at run time where this chore's crate lies: what was true
+/// when it was compiled may be another clone that shares the target directory.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the repository")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let own = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        let root = own.parent().expect("xtask lies in the repository");
+        root.to_owned()
+    });
+    &ROOT
 }
 
 /// Cargo's own output, and ours in `dunlin/` below it.

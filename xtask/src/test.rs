@@ -87,6 +87,7 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
         Command::new(dunlin.with_file_name("measure"))
             .current_dir(root())
             .args(arguments)
+            .env("CARGO_MANIFEST_DIR", root().join("tests"))
             .env("DUNLIN_BINARY", &dunlin)
             .env("DUNLIN_PACKAGES", &packages),
     )
