@@ -26,7 +26,7 @@ pub fn binary() -> PathBuf {
             .join(profile())
             .join(format!("dunlin{}", env::consts::EXE_SUFFIX))
     });
-    existing(path, "cargo build --package dunlin")
+    existing(path, "cargo build --workspace --bin dunlin")
 }
 
 /// A package as it is built from the repository: `digits`, `echo` or `misbehave`.
