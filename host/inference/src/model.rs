@@ -24,15 +24,23 @@ const INLINE_MAX: Duration = Duration::from_micros(200);
 /// Named tensors, in any order going in and in the signature's order coming out.
 pub type NamedTensors = Vec<(String, Tensor)>;
 
-/// One model, run by one engine. It has no name: a name is its deployment's.
+/// A model as one deployment sees it: an engine that others may share, and counters of its own. It
+/// has no name: a name is its deployment's.
+#[derive(Clone)]
+pub struct Model {
+    engine: Arc<Engine>,
+    stats: Arc<Stats>,
+}
+
+/// A session and the workers that run it.
 ///
 /// Dropping it ends its workers once they have answered the calls that wait.
-pub struct Model {
+pub(crate) struct Engine {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
     queue_max: usize,
     /// The golden samples that the model was checked against.
-    pub(crate) golden_checks: Mutex<HashMap<GoldenKey, Arc<OnceCell<()>>>>,
+    golden_checks: Mutex<HashMap<GoldenKey, Arc<OnceCell<()>>>>,
 }
 
 /// What the callers' and the workers' side both need.
@@ -41,29 +49,28 @@ struct Shared {
     backend: &'static str,
     platform: &'static str,
     batched: bool,
-    stats: Stats,
 }
 
 /// A call on its way to a worker.
 struct Job {
     inputs: Vec<Tensor>,
     called: Instant,
+    stats: Arc<Stats>,
     answer: oneshot::Sender<Result<NamedTensors, InferenceError>>,
 }
 
-impl Model {
+impl Engine {
     /// Starts the workers of a loaded session.
     pub(crate) fn start(
         backend: &dyn Backend,
         session: Box<dyn Session>,
         options: &ModelOptions,
-    ) -> Result<Model, InferenceError> {
+    ) -> Result<Engine, InferenceError> {
         let shared = Arc::new(Shared {
             batched: session.signature().is_batched(),
             session,
             backend: backend.name(),
             platform: backend.platform(),
-            stats: Stats::default(),
         });
         let queue_max = options.queue_max.get();
         let (queue, jobs) = mpsc::channel(queue_max);
@@ -78,30 +85,49 @@ impl Model {
                     source: Some(source.into()),
                 })?;
         }
-        Ok(Model {
+        Ok(Engine {
             shared,
             queue,
             queue_max,
             golden_checks: Mutex::default(),
         })
     }
+}
+
+impl Model {
+    pub(crate) fn new(engine: Arc<Engine>) -> Model {
+        Model {
+            engine,
+            stats: Arc::default(),
+        }
+    }
+
+    /// The same model, counting into `stats`: those of the revision before it, for one.
+    pub fn with_stats(self, stats: Arc<Stats>) -> Model {
+        Model { stats, ..self }
+    }
+
+    /// Whether both are run by one loaded engine.
+    pub fn shares_engine(&self, other: &Model) -> bool {
+        Arc::ptr_eq(&self.engine, &other.engine)
+    }
 
     pub fn signature(&self) -> &Signature {
-        self.shared.session.signature()
+        self.engine.shared.session.signature()
     }
 
     /// The engine's name: `tract`.
     pub fn backend(&self) -> &'static str {
-        self.shared.backend
+        self.engine.shared.backend
     }
 
     /// The `platform` of the Open Inference Protocol's model metadata: `onnx_tract`.
     pub fn platform(&self) -> &'static str {
-        self.shared.platform
+        self.engine.shared.platform
     }
 
     pub fn stats(&self) -> &Stats {
-        &self.shared.stats
+        &self.stats
     }
 
     /// Runs the model. A dropped future gives up the call: it is not run if it still waits, and
@@ -109,21 +135,22 @@ impl Model {
     pub async fn infer(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        let estimate = self.shared.session.estimate(&inputs);
+        let estimate = self.engine.shared.session.estimate(&inputs);
         if estimate.is_some_and(|estimate| estimate < INLINE_MAX) {
-            return self.shared.execute(inputs, called);
+            return self.engine.shared.execute(inputs, called, &self.stats);
         }
         let (answer, answered) = oneshot::channel();
         let job = Job {
             inputs,
             called,
+            stats: Arc::clone(&self.stats),
             answer,
         };
-        if let Err(refused) = self.queue.try_send(job) {
-            self.shared.stats.failed(called.elapsed());
+        if let Err(refused) = self.engine.queue.try_send(job) {
+            self.stats.failed(called.elapsed());
             return Err(match refused {
                 mpsc::error::TrySendError::Full(_) => InferenceError::Overloaded {
-                    waiting: self.queue_max,
+                    waiting: self.engine.queue_max,
                 },
                 mpsc::error::TrySendError::Closed(_) => worker_gone(),
             });
@@ -135,19 +162,26 @@ impl Model {
     pub fn infer_blocking(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.shared.execute(inputs, called)
+        self.engine.shared.execute(inputs, called, &self.stats)
     }
 
     /// As [`Model::infer_blocking`], for calls that nobody made: the statistics do not see it.
     pub(crate) fn rehearse(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let inputs = self.signature().order_inputs(inputs)?;
-        self.shared.compute(inputs)
+        self.engine.shared.compute(inputs)
+    }
+
+    /// The cell of a golden sample, filled once the model has passed it.
+    pub(crate) fn golden_check(&self, key: GoldenKey) -> Arc<OnceCell<()>> {
+        let checks = self.engine.golden_checks.lock();
+        let mut checks = checks.unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(checks.entry(key).or_default())
     }
 
     fn order(&self, inputs: NamedTensors, called: Instant) -> Result<Vec<Tensor>, InferenceError> {
         self.signature()
             .order_inputs(inputs)
-            .inspect_err(|_| self.shared.stats.failed(called.elapsed()))
+            .inspect_err(|_| self.stats.failed(called.elapsed()))
     }
 }
 
@@ -166,6 +200,7 @@ impl Shared {
         &self,
         inputs: Vec<Tensor>,
         called: Instant,
+        stats: &Stats,
     ) -> Result<NamedTensors, InferenceError> {
         let rows = match inputs.first() {
             Some(tensor) if self.batched => tensor.shape()[0],
@@ -176,9 +211,9 @@ impl Shared {
         match &result {
             Ok(_) => {
                 let queued = started.duration_since(called);
-                self.stats.succeeded(rows, queued, started.elapsed());
+                stats.succeeded(rows, queued, started.elapsed());
             }
-            Err(_) => self.stats.failed(called.elapsed()),
+            Err(_) => stats.failed(called.elapsed()),
         }
         result
     }
@@ -210,10 +245,10 @@ fn serve(shared: &Shared, jobs: &Mutex<mpsc::Receiver<Job>>) {
             .blocking_recv();
         let Some(job) = next else { return };
         if job.answer.is_closed() {
-            shared.stats.cancelled();
+            job.stats.cancelled();
             continue;
         }
-        let result = shared.execute(job.inputs, job.called);
+        let result = shared.execute(job.inputs, job.called, &job.stats);
         // The caller may have gone meanwhile; then nobody wants the answer.
         let _ = job.answer.send(result);
     }

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
-use crate::model::NamedTensors;
+use crate::model::{Engine, NamedTensors};
 use crate::{
     Backend, BackendKind, Golden, InferenceError, Model, ModelOptions, ModelSource, Tensor,
     Tolerance, one_line,
@@ -45,7 +45,7 @@ pub struct GoldenSample {
 }
 
 /// The result of a load, for each of those who asked for it.
-type Loaded = Result<Arc<Model>, Arc<InferenceError>>;
+type Loaded = Result<Arc<Engine>, Arc<InferenceError>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ModelKey {
@@ -57,7 +57,7 @@ struct ModelKey {
 /// Loading → Loaded, or Loading → removed when the load fails.
 enum Entry {
     Loading(watch::Receiver<Option<Loaded>>),
-    Loaded(Weak<Model>),
+    Loaded(Weak<Engine>),
 }
 
 impl Registry {
@@ -66,11 +66,11 @@ impl Registry {
     }
 
     /// Gives the model, loading it if nobody has it: loaded, warmed up, and within the tolerance of
-    /// the golden sample if there is one.
+    /// the golden sample if there is one. Its counters are new.
     ///
     /// A dropped future does not stop a load that has begun; others may wait for it, and if nobody
     /// does, the model is dropped.
-    pub async fn get_or_load(&self, request: LoadRequest) -> Loaded {
+    pub async fn get_or_load(&self, request: LoadRequest) -> Result<Model, Arc<InferenceError>> {
         let LoadRequest {
             digest,
             source,
@@ -85,7 +85,7 @@ impl Registry {
             backend: resolved.name(),
             options,
         };
-        let model = self.get_or_start(key, resolved, source).await?;
+        let model = Model::new(self.get_or_start(key, resolved, source).await?);
         if let Some(sample) = golden {
             check_golden(&model, sample).await?;
         }
@@ -97,7 +97,7 @@ impl Registry {
         let entries = self.lock();
         let loaded = entries.values().filter(|entry| match entry {
             Entry::Loading(_) => false,
-            Entry::Loaded(model) => model.strong_count() > 0,
+            Entry::Loaded(engine) => engine.strong_count() > 0,
         });
         loaded.count()
     }
@@ -116,8 +116,8 @@ impl Registry {
             let mut entries = self.lock();
             match entries.get(&key) {
                 Some(Entry::Loading(loading)) => loading.clone(),
-                Some(Entry::Loaded(model)) if let Some(model) = model.upgrade() => {
-                    return Ok(model);
+                Some(Entry::Loaded(engine)) if let Some(engine) = engine.upgrade() => {
+                    return Ok(engine);
                 }
                 Some(Entry::Loaded(_)) | None => {
                     // A new entry is the time to forget the models that are gone.
@@ -149,10 +149,10 @@ impl Registry {
         // Not a future of one of the askers: that one may go while the others wait.
         spawn_blocking(move || {
             let load = || load(backend, &source, &key.options);
-            let loaded = caught(load).map(Arc::new).map_err(Arc::new);
+            let loaded = caught(load).map_err(Arc::new);
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
             match &loaded {
-                Ok(model) => entries.insert(key, Entry::Loaded(Arc::downgrade(model))),
+                Ok(engine) => entries.insert(key, Entry::Loaded(Arc::downgrade(engine))),
                 Err(_) => entries.remove(&key),
             };
             drop(entries);
@@ -179,7 +179,7 @@ impl Entry {
     fn is_alive(&self) -> bool {
         match self {
             Entry::Loading(_) => true,
-            Entry::Loaded(model) => model.strong_count() > 0,
+            Entry::Loaded(engine) => engine.strong_count() > 0,
         }
     }
 }
@@ -188,11 +188,11 @@ fn load(
     backend: &'static dyn Backend,
     source: &ModelSource,
     options: &ModelOptions,
-) -> Result<Model, InferenceError> {
+) -> Result<Arc<Engine>, InferenceError> {
     let session = backend.load(source, options)?;
-    let model = Model::start(backend, session, options)?;
-    warm_up(&model);
-    Ok(model)
+    let engine = Arc::new(Engine::start(backend, session, options)?);
+    warm_up(&Model::new(Arc::clone(&engine)));
+    Ok(engine)
 }
 
 /// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate.
@@ -214,21 +214,15 @@ fn warm_up(model: &Model) {
     }
 }
 
-async fn check_golden(model: &Arc<Model>, sample: GoldenSample) -> Result<(), Arc<InferenceError>> {
+async fn check_golden(model: &Model, sample: GoldenSample) -> Result<(), Arc<InferenceError>> {
     let key: GoldenKey = (
         sample.digest,
         sample.tolerance.relative.to_bits(),
         sample.tolerance.absolute.to_bits(),
     );
-    let passed = {
-        let mut checks = model
-            .golden_checks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(checks.entry(key).or_default())
-    };
+    let passed = model.golden_check(key);
     let check = || {
-        let model = Arc::clone(model);
+        let model = model.clone();
         off_thread(move || Golden::read(&sample.path)?.check(&model, sample.tolerance))
     };
     passed.get_or_try_init(check).await.copied()

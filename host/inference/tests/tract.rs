@@ -40,14 +40,14 @@ fn sample(name: &str) -> GoldenSample {
     }
 }
 
-async fn load(name: &str) -> Arc<Model> {
+async fn load(name: &str) -> Model {
     Registry::new()
         .get_or_load(request(name))
         .await
         .expect("the model loads")
 }
 
-async fn load_bytes(bytes: Vec<u8>) -> Result<Arc<Model>, Arc<InferenceError>> {
+async fn load_bytes(bytes: Vec<u8>) -> Result<Model, Arc<InferenceError>> {
     let source = ModelSource::bytes(bytes);
     let request = LoadRequest {
         source,
@@ -453,7 +453,7 @@ async fn a_model_is_loaded_once_however_many_ask() {
     for task in asked.collect::<Vec<_>>() {
         models.push(task.await.unwrap());
     }
-    assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));
+    assert!(models.iter().all(|model| model.shares_engine(&models[0])));
     assert_eq!(registry.len(), 1);
 
     // Other options make another model; a name that means the same backend does not.
@@ -462,7 +462,7 @@ async fn a_model_is_loaded_once_however_many_ask() {
         ..request("digits")
     };
     let same = registry.get_or_load(tract.clone()).await.unwrap();
-    assert!(Arc::ptr_eq(&same, &models[0]));
+    assert!(same.shares_engine(&models[0]));
     let two = NonZeroUsize::new(2).unwrap();
     let options = ModelOptions {
         workers: two,
@@ -476,7 +476,7 @@ async fn a_model_is_loaded_once_however_many_ask() {
         ..tract
     };
     let other = registry.get_or_load(other).await.unwrap();
-    assert!(!Arc::ptr_eq(&other, &models[0]));
+    assert!(!other.shares_engine(&models[0]));
     assert_eq!(registry.len(), 2);
 
     // A loaded model is checked against a sample it has not seen.
@@ -511,7 +511,7 @@ async fn a_failed_load_is_tried_again() {
 async fn calls_of_many_sizes_at_once_get_their_own_answers() {
     let model = load("attention").await;
     let tasks = (0..64_u64).map(|call| {
-        let model = Arc::clone(&model);
+        let model = model.clone();
         tokio::spawn(async move {
             // More combinations than stay prepared.
             let (batch, sequence) = (1 + call % 4, 1 + call % 7);

@@ -3,6 +3,9 @@
 //! A change is: the package is in the store and checked, its models are loaded and its first
 //! instance is up; then one transaction, then one pointer swap. A crash at any point leaves the old
 //! or the new.
+//!
+//! Changes of one name follow each other. Those of different names only share the moment of the
+//! transaction, so that a predictor that takes its time in `init` holds up nobody but itself.
 
 use std::{io::Read, sync::Arc};
 
@@ -10,11 +13,12 @@ use dunlin_inference::Registry;
 use dunlin_package::{Digest, ImportLimits, Package, Store};
 use dunlin_sandbox::Sandbox;
 use edge_config::DeploymentName;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
     deployment::{Deployment, Deployments, Revision},
     error::{ChangeError, NodeError},
+    keyed_lock::KeyedLock,
     loader::{Bounds, Loader},
     state::{Record, State},
     telemetry::Telemetry,
@@ -26,9 +30,15 @@ pub(crate) struct Control {
     state: Arc<State>,
     loader: Loader,
     package_max: u64,
-    /// One change at a time.
-    changing: Mutex<()>,
+    /// The names that are being changed.
+    names: KeyedLock,
+    /// How many packages may be loaded at once: each takes threads and memory to compile.
+    loads: Semaphore,
+    /// One transaction, and what follows from it, at a time.
+    recording: Mutex<()>,
 }
+
+const LOADS_MAX: usize = 4;
 
 impl Control {
     pub(crate) fn new(
@@ -49,7 +59,9 @@ impl Control {
             store,
             state: Arc::new(state),
             package_max: config.package_max,
-            changing: Mutex::new(()),
+            names: KeyedLock::default(),
+            loads: Semaphore::new(LOADS_MAX),
+            recording: Mutex::new(()),
         }
     }
 
@@ -104,7 +116,6 @@ impl Control {
         // As long as `package` lives, the store keeps its blobs.
         let package = blocking(move || dunlin_package::import(upload, &store, limits)).await??;
 
-        let _change = self.changing.lock().await;
         let serving = self.serve(&package, name).await;
         drop(package);
         // Also where it was refused: nothing of it stays.
@@ -119,11 +130,17 @@ impl Control {
         name: Option<String>,
     ) -> Result<Arc<Deployment>, ChangeError> {
         let name = name.unwrap_or_else(|| package.deployment().name.to_string());
+        let _change = self.names.lock(&name).await;
         let telemetry = match self.deployments.get(&name) {
             Some(current) => Arc::clone(&current.telemetry),
             None => Arc::new(Telemetry::new(&name)),
         };
-        let revision = self.loader.load(package, &telemetry).await?;
+        let revision = {
+            let loads = self.loads.acquire().await;
+            let _load = loads.expect("nobody closes the semaphore");
+            self.loader.load(package, &telemetry).await?
+        };
+        let _recording = self.recording.lock().await;
         let record = self.record(name, *package.digest()).await?;
         tracing::info!(
             deployment = record.name,
@@ -157,21 +174,24 @@ impl Control {
     }
 
     pub(crate) async fn delete(&self, name: &str) -> Result<(), ChangeError> {
-        let _change = self.changing.lock().await;
+        let _change = self.names.lock(name).await;
         if self.deployments.get(name).is_none() {
             return Err(ChangeError::NotFound(name.to_owned()));
         }
+        let recording = self.recording.lock().await;
         let state = Arc::clone(&self.state);
         let deleted = name.to_owned();
         blocking(move || state.delete(&deleted)).await??;
         self.deployments.remove(name);
         tracing::info!(deployment = name, "deleted");
+        drop(recording);
         self.collect().await;
         Ok(())
     }
 
     /// Removes from the store what no deployment refers to.
     async fn collect(&self) {
+        let _recording = self.recording.lock().await;
         let state = Arc::clone(&self.state);
         let store = Arc::clone(&self.store);
         let collected = blocking(move || -> Result<(), ChangeError> {

@@ -23,7 +23,7 @@ pub(crate) struct Deployment {
 /// A package that is loaded, checked and warm.
 pub(crate) struct Revision {
     pub(crate) predictor: Option<Predictor>,
-    pub(crate) models: BTreeMap<String, Arc<Model>>,
+    pub(crate) models: BTreeMap<String, Model>,
     pub(crate) limits: Limits,
 }
 
@@ -54,10 +54,7 @@ impl Revision {
     /// Without a model's name: the predictor's own tensors if it serves them, else the only model.
     pub(crate) fn tensors(&self, model: Option<&str>) -> Option<TensorTarget<'_>> {
         if let Some(model) = model {
-            return self
-                .models
-                .get(model)
-                .map(|model| TensorTarget::Model(model));
+            return self.models.get(model).map(TensorTarget::Model);
         }
         let own = self.predictor.as_ref().and_then(|predictor| {
             let signature = predictor.signature()?;

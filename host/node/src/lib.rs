@@ -7,6 +7,7 @@ mod control;
 mod deployment;
 mod error;
 mod http;
+mod keyed_lock;
 mod loader;
 mod logs;
 mod metrics;

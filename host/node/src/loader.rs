@@ -72,8 +72,10 @@ impl Loader {
         self.bounds.check(package.deployment())?;
         let mut models = BTreeMap::new();
         for model in &package.deployment().models {
+            let name = model.name.to_string();
             let loaded = self.load_model(package, model).await?;
-            models.insert(model.name.to_string(), loaded);
+            let loaded = loaded.with_stats(telemetry.model(&name));
+            models.insert(name, loaded);
         }
         Ok(Revision {
             predictor: self.start_predictor(package, &models, telemetry).await?,
@@ -86,7 +88,7 @@ impl Loader {
         &self,
         package: &Package,
         model: &edge_config::Model,
-    ) -> Result<Arc<Model>, ChangeError> {
+    ) -> Result<Model, ChangeError> {
         let weights = file(package, &model.path)?;
         self.check(&weights.digest).await?;
         let mut source = ModelSource::path(self.store.path(&weights.digest));
@@ -131,7 +133,7 @@ impl Loader {
     async fn start_predictor(
         &self,
         package: &Package,
-        models: &BTreeMap<String, Arc<Model>>,
+        models: &BTreeMap<String, Model>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Option<Predictor>, ChangeError> {
         let deployment = package.deployment();
@@ -146,7 +148,7 @@ impl Loader {
             wasm: wasm.into(),
             config: serde_json::Value::Object(predictor.config.clone()).to_string(),
             models: models
-                .map(|(name, model)| (name.clone(), Arc::clone(model)))
+                .map(|(name, model)| (name.clone(), model.clone()))
                 .collect(),
             registry: Arc::clone(&self.registry),
             grants: predictor.grants,

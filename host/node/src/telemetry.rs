@@ -4,10 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use dunlin_inference::Stats;
 use dunlin_sandbox::{LogEntry, LogLevel, Measurement, Observer};
 use prometheus_client::metrics::{
     counter::Counter,
@@ -44,6 +45,7 @@ pub(crate) struct Telemetry {
     pub(crate) latency: Histogram,
     latency_sum: FloatCounter,
     predictor: Mutex<BTreeMap<String, PredictorMetric>>,
+    models: Mutex<BTreeMap<String, Arc<Stats>>>,
 }
 
 impl Telemetry {
@@ -55,6 +57,7 @@ impl Telemetry {
             latency: latency_histogram(),
             latency_sum: FloatCounter::default(),
             predictor: Mutex::default(),
+            models: Mutex::default(),
         }
     }
 
@@ -79,6 +82,14 @@ impl Telemetry {
         #[expect(clippy::cast_precision_loss, reason = "a mean for people to read")]
         let count = count as f64;
         self.latency_sum.get() * 1e3 / count
+    }
+
+    /// The counters of a model of this deployment, the same from one revision to the next.
+    pub(crate) fn model(&self, name: &str) -> Arc<Stats> {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names that no revision uses any more are forgotten.
+        models.retain(|known, stats| known == name || Arc::strong_count(stats) > 1);
+        Arc::clone(models.entry(name.to_owned()).or_default())
     }
 
     pub(crate) fn predictor_metrics(&self) -> Vec<(String, PredictorMetric)> {
@@ -173,6 +184,16 @@ mod tests {
         assert_eq!(metrics.len(), PREDICTOR_METRICS_MAX);
         let seen = metrics.iter().find(|(name, _)| name == "seen").unwrap();
         assert!(matches!(&seen.1, PredictorMetric::Counter(counter) if counter.get() == 3.0));
+    }
+
+    #[test]
+    fn a_model_keeps_its_counters_while_a_revision_uses_them() {
+        let telemetry = Telemetry::new("digits");
+        let old = telemetry.model("digits");
+        assert!(Arc::ptr_eq(&old, &telemetry.model("digits")));
+        telemetry.model("other");
+        assert!(Arc::ptr_eq(&old, &telemetry.model("digits")));
+        assert_eq!(telemetry.models.lock().unwrap().len(), 1);
     }
 
     #[test]

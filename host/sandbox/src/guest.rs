@@ -24,7 +24,7 @@ const RESOURCES_MAX: usize = 4096;
 
 /// What all instances of a predictor have in common.
 pub(crate) struct Shared {
-    pub(crate) models: HashMap<String, Arc<Model>>,
+    pub(crate) models: HashMap<String, Model>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) grants: Grants,
     pub(crate) limits: Limits,

@@ -21,7 +21,7 @@ pub struct PredictorSpec {
     /// The deployment file's `predictor.config`, a JSON object.
     pub config: String,
     /// The models of the package by name: all that `load-by-name` finds.
-    pub models: HashMap<String, Arc<Model>>,
+    pub models: HashMap<String, Model>,
     /// Loads a model that the guest brings, where that is granted.
     pub registry: Arc<Registry>,
     pub grants: Grants,

@@ -8,7 +8,6 @@
     reason = "the generated bindings re-export these types"
 )]
 
-use std::sync::Arc;
 
 use bytes::Bytes;
 use dunlin_inference::{
@@ -36,12 +35,12 @@ pub struct GuestTensor {
 /// A model, and what it costs the guest's budget: nothing for one of the package, its size for one
 /// that the guest brought.
 pub struct GuestGraph {
-    model: Arc<Model>,
+    model: Model,
     brought: Option<usize>,
 }
 
 pub struct GuestContext {
-    model: Arc<Model>,
+    model: Model,
 }
 
 pub struct GuestError {
@@ -187,7 +186,7 @@ impl graph::HostGraph for Guest {
         &mut self,
         graph: Resource<GuestGraph>,
     ) -> NnResult<Resource<GuestContext>> {
-        let model = Arc::clone(&self.table.get(&graph)?.model);
+        let model = self.table.get(&graph)?.model.clone();
         Ok(Ok(self.table.push(GuestContext { model })?))
     }
 
@@ -208,7 +207,7 @@ impl inference::HostGraphExecutionContext for Guest {
         context: Resource<GuestContext>,
         inputs: Vec<(String, Resource<GuestTensor>)>,
     ) -> NnResult<Vec<(String, Resource<GuestTensor>)>> {
-        let model = Arc::clone(&self.table.get(&context)?.model);
+        let model = self.table.get(&context)?.model.clone();
         // All inputs leave the table before the first is judged: the guest has given them away.
         let mut given = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {

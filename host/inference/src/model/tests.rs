@@ -82,7 +82,8 @@ fn start(session: Echo, queue_max: usize) -> Model {
         queue_max: NonZeroUsize::new(queue_max).unwrap(),
         ..ModelOptions::default()
     };
-    Model::start(&EchoBackend, Box::new(session), &options).unwrap()
+    let engine = Engine::start(&EchoBackend, Box::new(session), &options).unwrap();
+    Model::new(Arc::new(engine))
 }
 
 fn call(value: i32) -> NamedTensors {
