@@ -16,6 +16,7 @@ mod answer;
 mod artifacts;
 mod cli;
 mod digits;
+pub mod infer;
 mod node;
 mod package;
 mod wait;

@@ -29,6 +29,9 @@ const LOG_LINES_MAX: usize = 50;
 pub struct NodeOptions {
     /// `node.yaml`; empty for the defaults. The addresses and the data directory are given by flags.
     pub config: String,
+    /// Gives the data directory a file system of so many bytes, made with `unshare -rm`. It is gone
+    /// with the process.
+    pub disk_bytes: Option<u64>,
 }
 
 /// How a node is ended.
@@ -306,12 +309,24 @@ fn serve(folder: &Path, options: &NodeOptions) -> Child {
         .append(true)
         .open(log_file(folder))
         .expect("the folder is the test's");
-    Command::new(binary())
+    let data = folder.join("data");
+    let mut command = match options.disk_bytes {
+        None => Command::new(binary()),
+        Some(bytes) => {
+            std::fs::create_dir_all(&data).expect("the folder is the test's");
+            let mount = format!(r#"mount -t tmpfs -o size={bytes} tmpfs "$0" && exec "$@""#);
+            let mut command = Command::new("unshare");
+            command.args(["-rm", "sh", "-c", &mount]);
+            command.arg(&data).arg(binary());
+            command
+        }
+    };
+    command
         .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
         .args(["--admin-listen", "127.0.0.1:0", "--config"])
         .arg(config)
         .arg("--data-dir")
-        .arg(folder.join("data"))
+        .arg(data)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -333,10 +348,17 @@ fn spawn(folder: &Path, options: &NodeOptions) -> (Child, Ready) {
     let text = |key: &str| document[key].as_str().map(str::to_owned);
     match (text("data"), text("admin"), text("token_file")) {
         (Some(data), Some(admin), Some(token_file)) => {
+            let mut token_file = PathBuf::from(token_file);
+            if options.disk_bytes.is_some() {
+                // The file system is the node's own; this is the way in.
+                let root = format!("/proc/{}/root", process.id());
+                let below = token_file.strip_prefix("/").unwrap_or(&token_file);
+                token_file = Path::new(&root).join(below);
+            }
             let ready = Ready {
                 data,
                 admin,
-                token_file: token_file.into(),
+                token_file,
             };
             (process, ready)
         }

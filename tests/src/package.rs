@@ -27,15 +27,29 @@ impl Variant {
     /// `dunlin package` refuses it.
     #[must_use]
     pub fn of(name: &str, change: impl FnOnce(&mut Value)) -> Self {
+        Self::of_folder(name, |folder| {
+            let path = folder.join("dunlin.yaml");
+            let yaml = fs::read_to_string(&path).expect("a package has a deployment file");
+            let mut deployment: Value =
+                serde_saphyr::from_str(&yaml).expect("a package's deployment file is YAML");
+            change(&mut deployment);
+            // JSON is YAML.
+            fs::write(path, deployment.to_string()).expect("the folder is the test's");
+        })
+    }
+
+    /// The package `name` of the repository with other files: `change` gets the folder that they are
+    /// packaged from.
+    ///
+    /// # Panics
+    /// `dunlin package` refuses it.
+    #[must_use]
+    pub fn of_folder(name: &str, change: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().expect("the tests can make folders");
         let unpacked = folder.path().join("unpacked");
         let yaml = unpack(&package(name), &unpacked);
-        let mut deployment: Value =
-            serde_saphyr::from_str(&yaml).expect("a package's deployment file is YAML");
-        change(&mut deployment);
-        // JSON is YAML.
-        fs::write(unpacked.join("dunlin.yaml"), deployment.to_string())
-            .expect("the folder is the test's");
+        fs::write(unpacked.join("dunlin.yaml"), yaml).expect("the folder is the test's");
+        change(&unpacked);
         let file = folder.path().join("variant.dunlin");
         let output = Command::new(binary())
             .arg("package")

@@ -1,8 +1,13 @@
 //! The command line as its users have it: what they type, what comes back, with which exit code.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Lines},
+    process::{Child, ChildStdout, Stdio},
+};
 
 use dunlin_tests::{Cli, HeldOut, Node, NodeOptions, package, pixels_json, repository};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -137,6 +142,63 @@ async fn the_log_of_a_predictor_can_be_read() {
     }
     let lines = cli.run(["logs", "misbehave"]);
     assert_eq!(lines.exit(0).lines().count(), 30);
+}
+
+/// A command that goes on until Ctrl-C: its lines as they come.
+struct Watching {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watching {
+    fn start(cli: &Cli, arguments: &[&str]) -> Self {
+        let mut command = cli.command();
+        command.args(arguments).stdin(Stdio::null());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("dunlin can be run");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let line = self.lines.next().expect("it goes on").expect("it is text");
+        serde_json::from_str(&line).expect("a document a line")
+    }
+
+    /// Ctrl-C, and the exit code.
+    fn interrupt(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("it is running");
+        self.child.wait().expect("a child can be waited for").code()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_can_be_watched_until_it_is_enough() {
+    let node = Node::start(&NodeOptions::default());
+    let cli = Cli::of(&node);
+    node.deploy(&package("misbehave")).await;
+
+    let mut get = Watching::start(&cli, &["get", "-w", "-o", "json"]);
+    let total = |seen: &Value| seen["deployments"][0]["requests"]["total"].clone();
+    assert_eq!(total(&get.next()), 0);
+    let _answer = node.post_json("/misbehave/ok", &json!({})).await.ok();
+    // What was asked for before the request may still be on its way.
+    let second = [get.next(), get.next()];
+    assert_eq!(total(&second[1]), 1);
+    assert_eq!(get.interrupt(), Some(0));
+
+    let flood = "/misbehave/log-flood?count=3";
+    let _answer = node.post_json(flood, &json!({})).await.ok();
+    let mut logs = Watching::start(&cli, &["logs", "misbehave", "-f", "-n", "1", "-o", "json"]);
+    assert_eq!(logs.next()["fields"]["number"], "2");
+    // The node answers the waiting reader when there is something, not when its wait is over.
+    let _answer = node.post_json(flood, &json!({})).await.ok();
+    for number in 0..3 {
+        assert_eq!(logs.next()["fields"]["number"], number.to_string());
+    }
+    assert_eq!(logs.interrupt(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

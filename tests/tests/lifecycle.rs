@@ -88,6 +88,7 @@ async fn a_drain_finishes_what_was_begun_and_takes_nothing_new() {
 async fn a_drain_does_not_wait_forever() {
     let mut node = Node::start(&NodeOptions {
         config: "drain_timeout: 1s\n".into(),
+        ..NodeOptions::default()
     });
     let patient = Variant::of("misbehave", |yaml| {
         yaml["limits"]["deadline"] = "60s".into()
@@ -305,6 +306,11 @@ async fn the_metrics_count_what_was_sent() {
         (
             "dunlin_model_inferences_total{deployment=\"digits\",model=\"digits\"}",
             7.0,
+        ),
+        // The same model, loaded once for both: each counts its own calls.
+        (
+            "dunlin_model_inferences_total{deployment=\"misbehave\",model=\"digits\"}",
+            0.0,
         ),
         ("dunlin_requests_in_flight", 0.0),
     ];

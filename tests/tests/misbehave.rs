@@ -211,6 +211,7 @@ async fn a_thousand_of_each_leave_the_node_as_it_was() {
     let node = Node::start(&NodeOptions {
         // A line for each of 33,000 failures is not what is tested.
         config: "log: {level: error}\n".into(),
+        ..NodeOptions::default()
     });
     node.deploy(&package("echo")).await;
     node.deploy(&bounded("10s").path()).await;
@@ -269,6 +270,7 @@ async fn all_of_them(node: &Node, count: usize) {
 async fn guests_that_never_stop_leave_time_for_the_others() {
     let node = Node::start(&NodeOptions {
         config: "threads: 2\n".into(),
+        ..NodeOptions::default()
     });
     node.deploy(&package("echo")).await;
     node.deploy(&bounded("4s").path()).await;
@@ -297,6 +299,7 @@ async fn guests_that_never_stop_leave_time_for_the_others() {
 async fn without_an_instance_the_caller_is_told_to_come_again() {
     let node = Node::start(&NodeOptions {
         config: "instances_max: 1\n".into(),
+        ..NodeOptions::default()
     });
     let single = |deadline| {
         Variant::of("misbehave", |yaml| {
@@ -377,6 +380,7 @@ async fn a_predictor_that_does_not_come_up_replaces_nothing() {
     let node = Node::start(&NodeOptions::default());
     node.deploy(&package("misbehave")).await;
     let before = node.get("misbehave").await;
+    let package_of_echo = package("echo");
     for (init, part) in [
         ("fail", "init fails as it was told to"),
         ("trap", "trapped"),
@@ -386,9 +390,21 @@ async fn a_predictor_that_does_not_come_up_replaces_nothing() {
         let package = Variant::of("misbehave", |yaml| {
             yaml["predictor"]["config"] = json!({"init": init});
         });
-        let answer = node.upload(package.bytes(), None).await;
+        let upload = node.upload(package.bytes(), None);
+        let other = async {
+            // Whatever `init` does, and however long: nobody else waits for it.
+            node.deploy(&package_of_echo).await;
+            node.delete("echo").await;
+            Instant::now()
+        };
+        let ((answer, ended), others) =
+            tokio::join!(async { (upload.await, Instant::now()) }, other);
         let reason = answer.error(422);
         assert!(reason.contains(part), "{init}: {reason}");
+        assert!(
+            init != "loop" || others < ended,
+            "the endless one held up another"
+        );
         // The count of its requests goes on: it is the same instance.
         assert_eq!(misbehave(&node, "misbehave", "ok").await.status, 200);
     }

@@ -210,6 +210,7 @@ async fn a_model_that_does_not_answer_as_promised_is_refused() {
 async fn a_package_larger_than_the_node_takes_is_refused() {
     let node = Node::start(&NodeOptions {
         config: "package_max: 1Mi\n".into(),
+        ..NodeOptions::default()
     });
     node.deploy(&package("echo")).await;
     let large = with_component("digits", &vec![7; 2 << 20]);

@@ -8,7 +8,6 @@
     reason = "the generated bindings re-export these types"
 )]
 
-
 use bytes::Bytes;
 use dunlin_inference::{
     BackendKind, DType, InferenceError, LoadRequest, Model, ModelOptions, ModelSource, Tensor,

@@ -1,11 +1,14 @@
-//! A predictor without a model: whatever is asked comes back as JSON. For trying a node out, and as
-//! the smallest predictor there is.
+//! A predictor without a model: whatever is asked comes back, a request as JSON and tensors as they
+//! are. For trying a node out, and as the smallest predictor there is.
 
 mod base64;
 
 use std::collections::BTreeMap;
 
-use dunlin_sdk::{Config, Error, Form, Payload, Predictor, Request, Response};
+use dunlin_sdk::{
+    Config, DType, Error, Form, Payload, Predictor, Request, Response, Signature, TensorPredictor,
+    TensorSpec, Tensors,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,7 +38,33 @@ impl Predictor for Echo {
     }
 }
 
-dunlin_sdk::export!(Echo);
+/// `numbers` and `words` go through `/v2/models/echo/infer` and come back.
+impl TensorPredictor for Echo {
+    fn describe(&self) -> Signature {
+        let tensors = vec![
+            TensorSpec::new("numbers", DType::F32, &[-1]),
+            TensorSpec::new("words", DType::Bytes, &[-1]),
+        ];
+        Signature {
+            inputs: tensors.clone(),
+            outputs: tensors,
+        }
+    }
+
+    fn infer(&mut self, inputs: Tensors) -> Result<Tensors, Error> {
+        if inputs
+            .input("numbers")?
+            .as_f32()?
+            .iter()
+            .any(|n| n.is_nan())
+        {
+            return Err(Error::bad_request("numbers has a NaN, which has no echo"));
+        }
+        Ok(inputs)
+    }
+}
+
+dunlin_sdk::export!(Echo: tensors);
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -108,6 +137,7 @@ fn by_name(fields: &[(String, String)]) -> BTreeMap<&str, Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
+    use dunlin_sdk::Tensor;
     use serde_json::json;
 
     use super::*;
@@ -154,6 +184,21 @@ mod tests {
             "headers": {"x-one": ["1"]}, "content_type": null, "body": null,
         });
         assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn tensors_come_back() {
+        let inputs = |number| {
+            Tensors::from([
+                ("numbers", Tensor::f32([2], vec![1.0, number]).unwrap()),
+                ("words", Tensor::byte_strings([1], &["a\0é"]).unwrap()),
+            ])
+        };
+        assert_eq!(Echo.infer(inputs(-2.5)).unwrap(), inputs(-2.5));
+        assert!(matches!(
+            Echo.infer(inputs(f32::NAN)),
+            Err(Error::BadRequest(_))
+        ));
     }
 
     #[test]

@@ -93,7 +93,13 @@ pub(super) async fn infer(
     let (inputs, wanted) = decode(&headers, &body, target.signature())?;
     check_outputs(&wanted, target.signature())?;
     let outputs = match target {
-        TensorTarget::Predictor(predictor, _) => predictor.infer(&id, &inputs, deadline).await?,
+        TensorTarget::Predictor(predictor, signature) => {
+            // A guest gets what it has said it takes, as a model does.
+            let names = signature.inputs.iter().map(|spec| spec.name.clone());
+            let ordered = signature.order_inputs(inputs)?;
+            let inputs: NamedTensors = names.zip(ordered).collect();
+            predictor.infer(&id, &inputs, deadline).await?
+        }
         TensorTarget::Model(model) => tokio::time::timeout_at(deadline.at(), model.infer(inputs))
             .await
             .map_err(|_elapsed| {
