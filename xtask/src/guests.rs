@@ -10,8 +10,9 @@ use anyhow::Result;
 use crate::process::{cargo, root, step, target_dir, work_dir};
 
 /// The folders with a `dunlin.yaml`.
-const GUESTS: [&str; 3] = [
+const GUESTS: [&str; 4] = [
     "predictors/echo",
+    "predictors/forward",
     "predictors/digits",
     "tests/guests/misbehave",
 ];
@@ -22,7 +23,8 @@ pub(crate) fn build() -> Result<PathBuf> {
 }
 
 pub(crate) fn package(dunlin: &Path) -> Result<PathBuf> {
-    lend_model()?;
+    lend_model("predictors/forward")?;
+    lend_model("tests/guests/misbehave")?;
     let packages = work_dir("packages")?;
     for guest in GUESTS {
         let dir = root().join(guest);
@@ -40,9 +42,9 @@ pub(crate) fn package(dunlin: &Path) -> Result<PathBuf> {
     Ok(packages)
 }
 
-/// The misbehaving guest uses the model of digits, which is not kept twice.
-fn lend_model() -> Result<()> {
-    let models = root().join("tests/guests/misbehave/models");
+/// A guest that uses the model of digits gets a copy: it is not kept twice.
+fn lend_model(guest: &str) -> Result<()> {
+    let models = root().join(guest).join("models");
     std::fs::create_dir_all(&models)?;
     std::fs::copy(
         root().join("predictors/digits/models/digits.onnx"),

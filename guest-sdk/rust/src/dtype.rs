@@ -25,6 +25,23 @@ pub enum DType {
 }
 
 impl DType {
+    const ALL: [Self; 14] = [
+        Self::Bool,
+        Self::U8,
+        Self::U16,
+        Self::U32,
+        Self::U64,
+        Self::I8,
+        Self::I16,
+        Self::I32,
+        Self::I64,
+        Self::F16,
+        Self::BF16,
+        Self::F32,
+        Self::F64,
+        Self::Bytes,
+    ];
+
     /// The name in the Open Inference Protocol.
     pub fn name(self) -> &'static str {
         match self {
@@ -43,6 +60,17 @@ impl DType {
             Self::F64 => "FP64",
             Self::Bytes => "BYTES",
         }
+    }
+
+    /// The datatype of a name in the Open Inference Protocol.
+    ///
+    /// ```
+    /// # use dunlin_sdk::DType;
+    /// assert_eq!(DType::from_name("FP32"), Some(DType::F32));
+    /// assert_eq!(DType::from_name("float"), None);
+    /// ```
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
     /// Bytes of one element; none for [`DType::Bytes`].
