@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::name::{DeploymentName, ModelName};
-use crate::package_path::PackagePath;
+use crate::model::{self, Model};
+use crate::name::DeploymentName;
 use crate::section::{Layout, Report, Section, choose, text};
 use crate::yaml::Value;
 
@@ -23,11 +23,12 @@ const LAYOUT: Layout = &[
         "predictor",
         &["path", "target", "config", "grants", "models"],
     ),
-    (
-        "predictor.models[]",
-        &["name", "path", "backend", "golden", "tolerance"],
-    ),
-    ("predictor.models[].tolerance", &["relative", "absolute"]),
+    ("predictor.models[]", model::KEYS),
+    ("predictor.models[].onnxruntime", model::ONNXRUNTIME_KEYS),
+    ("predictor.models[].torchscript", model::TORCHSCRIPT_KEYS),
+    ("predictor.models[].inputs[]", model::TENSOR_KEYS),
+    ("predictor.models[].outputs[]", model::TENSOR_KEYS),
+    ("predictor.models[].tolerance", model::TOLERANCE_KEYS),
     ("instances", &["policy", "max", "calls_max", "idle_timeout"]),
     (
         "limits",
@@ -95,31 +96,6 @@ pub struct Grants {
     pub random: bool,
     /// `wasi:nn/graph.load`: models that the predictor brings as bytes.
     pub load: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Model {
-    pub name: ModelName,
-    pub path: PackagePath,
-    pub backend: BackendChoice,
-    pub golden: Option<PackagePath>,
-    pub tolerance: Tolerance,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendChoice {
-    /// The node takes the best backend it has for the format.
-    Auto,
-    Tract,
-    OnnxRuntime,
-    TorchScript,
-}
-
-/// How far an output may be from the golden sample's: `|a - b| <= absolute + relative * |b|`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tolerance {
-    pub relative: f64,
-    pub absolute: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,7 +276,7 @@ fn check_models(predictor: &Section<'_>) -> Option<Vec<Model>> {
     let mut seen = HashMap::new();
     let mut models = Some(Vec::new());
     for section in &sections {
-        let model = check_model(section);
+        let model = model::check(section);
         if let Some(model) = &model
             && let Some(first) = seen.insert(model.name.clone(), section.line())
         {
@@ -318,46 +294,6 @@ fn check_models(predictor: &Section<'_>) -> Option<Vec<Model>> {
         });
     }
     models
-}
-
-fn check_model(section: &Section<'_>) -> Option<Model> {
-    let name = section.require("name", "digits", |value| {
-        text(value)?
-            .parse::<ModelName>()
-            .map_err(|error| format!("{value} {error}"))
-    });
-    let path = section.require("path", "models/digits.onnx", package_path);
-    let golden = section.read("golden", |value| {
-        let path = package_path(value)?;
-        if !path.as_str().ends_with(".safetensors") {
-            return Err(format!(
-                "{value} is not a golden sample; write a .safetensors file"
-            ));
-        }
-        Ok(path)
-    });
-    let backend = section.one_of(
-        "backend",
-        BackendChoice::Auto,
-        &[
-            ("auto", BackendChoice::Auto),
-            ("tract", BackendChoice::Tract),
-            ("onnxruntime", BackendChoice::OnnxRuntime),
-            ("torchscript", BackendChoice::TorchScript),
-        ],
-    );
-    let tolerance = section.section("tolerance");
-    let tolerance = Tolerance {
-        relative: tolerance.fraction("relative", 1e-4, 0.0..=1.0),
-        absolute: tolerance.fraction("absolute", 1e-4, 0.0..=1e6),
-    };
-    Some(Model {
-        name: name?,
-        path: path?,
-        backend,
-        golden,
-        tolerance,
-    })
 }
 
 fn check_instances(section: &Section<'_>) -> Instances {
@@ -386,12 +322,6 @@ fn check_limits(section: &Section<'_>) -> Limits {
         request_body: section.size("request_body", 16 * MI, KI..=4 * GI),
         response_body: section.size("response_body", 16 * MI, KI..=4 * GI),
     }
-}
-
-fn package_path(value: &Value) -> Result<PackagePath, String> {
-    text(value)?
-        .parse::<PackagePath>()
-        .map_err(|error| format!("{value} {error}"))
 }
 
 fn seconds(seconds: u64) -> Duration {

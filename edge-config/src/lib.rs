@@ -3,14 +3,15 @@
 //! A file goes through two stages: what was written (`yaml`, a tree with line numbers) and what
 //! is true ([`Deployment`], [`Node`]). Everything that is wrong is reported at once, each problem
 //! with its line, its key, its value and what to write instead. Defaults live here and nowhere
-//! else: past this crate no `Option` means "use the default", with one documented exception,
-//! [`Node::data_dir`].
+//! else: past this crate no `Option` means "use the default", with two documented exceptions,
+//! [`Node::data_dir`] and [`Backends::folder`].
 //!
 //! The crate reads the file it is given and touches nothing else: whether a path that a file names
 //! exists is for its reader to find out.
 
 mod deployment;
 mod error;
+mod model;
 mod name;
 mod node;
 mod package_path;
@@ -21,10 +22,13 @@ mod units;
 mod yaml;
 
 pub use deployment::{
-    BackendChoice, Deployment, Grants, GuestTarget, InstancePolicy, Instances, Limits, Model,
-    Predictor, Tolerance,
+    Deployment, Grants, GuestTarget, InstancePolicy, Instances, Limits, Predictor,
 };
 pub use error::{ConfigError, Problem};
+pub use model::{
+    BackendChoice, Datatype, GraphOptimization, Model, OnnxRuntimeSettings, TensorDeclaration,
+    Tolerance, TorchScriptSettings,
+};
 pub use name::{DeploymentName, ModelName, NameError};
-pub use node::{Listen, Log, LogFormat, LogLevel, Node};
+pub use node::{Backends, Listen, Log, LogFormat, LogLevel, Node};
 pub use package_path::{PackagePath, PackagePathError};

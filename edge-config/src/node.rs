@@ -29,11 +29,13 @@ const LAYOUT: Layout = &[
             "connections_max",
             "deadline_max",
             "drain_timeout",
+            "backends",
             "log",
         ],
     ),
     ("data", &["listen"]),
     ("admin", &["listen"]),
+    ("backends", &["folder", "onnxruntime", "torchscript"]),
     ("log", &["format", "level"]),
 ];
 
@@ -45,7 +47,7 @@ pub struct Node {
     /// Where deployments are changed.
     pub admin: Listen,
     /// Where packages and state are kept. `None`: nobody said, and the command line decides by the
-    /// user's folders, which this crate does not look at. The one `Option` that means a default.
+    /// user's folders, which this crate does not look at.
     pub data_dir: Option<PathBuf>,
     /// Threads that serve requests; the machine's cores unless written.
     pub threads: u32,
@@ -61,7 +63,20 @@ pub struct Node {
     pub deadline_max: Duration,
     /// How long requests in flight may take once the node was asked to stop.
     pub drain_timeout: Duration,
+    pub backends: Backends,
     pub log: Log,
+}
+
+/// Where native engines are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Backends {
+    /// What `dunlin backend install` writes. `None`: the command line decides, as of
+    /// [`Node::data_dir`].
+    pub folder: Option<PathBuf>,
+    /// The library of ONNX Runtime; `None`: the folder's, or else the system's.
+    pub onnxruntime: Option<PathBuf>,
+    /// Dunlin's library over libtorch; `None`: the folder's, or else the system's.
+    pub torchscript: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,15 +144,12 @@ impl Default for Node {
 fn check(root: &Section<'_>) -> Node {
     let data = root.section("data");
     let admin = root.section("admin");
+    let backends = root.section("backends");
     let log = root.section("log");
     let node = Node {
         data: check_listen(&data, 8080),
         admin: check_listen(&admin, 8081),
-        data_dir: root.read("data_dir", |value| match text(value)? {
-            "" => Err("is empty; write a folder, such as /var/lib/dunlin".to_owned()),
-            path if path.contains('\0') => Err(format!("{value} is no path")),
-            path => Ok(PathBuf::from(path)),
-        }),
+        data_dir: path(root, "data_dir", "/var/lib/dunlin"),
         threads: root.count_u32("threads", cores(), 1..=THREADS_MAX),
         instances_max: root.count_u32("instances_max", 128, 1..=65_536),
         guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),
@@ -154,6 +166,11 @@ fn check(root: &Section<'_>) -> Node {
             Duration::from_secs(30),
             Duration::ZERO..=Duration::from_secs(3600),
         ),
+        backends: Backends {
+            folder: path(&backends, "folder", "/var/lib/dunlin/backends"),
+            onnxruntime: path(&backends, "onnxruntime", "/usr/lib/libonnxruntime.so"),
+            torchscript: path(&backends, "torchscript", "/usr/lib/libdunlin_torch.so"),
+        },
         log: Log {
             format: log.one_of(
                 "format",
@@ -173,6 +190,14 @@ fn check(root: &Section<'_>) -> Node {
         );
     }
     node
+}
+
+fn path(section: &Section<'_>, key: &str, example: &str) -> Option<PathBuf> {
+    section.read(key, |value| match text(value)? {
+        "" => Err(format!("is empty; write a path, such as {example}")),
+        path if path.contains('\0') => Err(format!("{value} is no path")),
+        path => Ok(PathBuf::from(path)),
+    })
 }
 
 fn check_listen(section: &Section<'_>, port: u16) -> Listen {
@@ -209,6 +234,7 @@ mod tests {
         assert_eq!(node.data.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(node.admin.listen.to_string(), "127.0.0.1:8081");
         assert_eq!(node.data_dir, None);
+        assert_eq!(node.backends, Backends::default());
         assert!(node.threads >= 1);
         assert_eq!(
             node.log,
@@ -229,6 +255,7 @@ requests_in_flight_max: 5
 connections_max: 6
 deadline_max: 7s
 drain_timeout: 0s
+backends: {folder: /srv/backends, onnxruntime: /opt/libonnxruntime.so, torchscript: torch.so}
 log: {format: json, level: debug}
 ";
         assert_eq!(
@@ -249,6 +276,11 @@ log: {format: json, level: debug}
                 connections_max: 6,
                 deadline_max: Duration::from_secs(7),
                 drain_timeout: Duration::ZERO,
+                backends: Backends {
+                    folder: Some("/srv/backends".into()),
+                    onnxruntime: Some("/opt/libonnxruntime.so".into()),
+                    torchscript: Some("torch.so".into()),
+                },
                 log: Log {
                     format: LogFormat::Json,
                     level: LogLevel::Debug
@@ -288,6 +320,13 @@ log: {format: json, level: debug}
         check(
             "threads: 0",
             &["node.yaml:1: threads: 0 is less than 1; write "],
+        );
+        check(
+            "backends: {folder: '', tensorrt: /opt/x}",
+            &[
+                "node.yaml:1: backends.tensorrt: there is no such key; the keys here are folder, onnxruntime, torchscript",
+                "node.yaml:1: backends.folder: is empty; write a path, such as /var/lib/dunlin/backends",
+            ],
         );
         check(
             "log: {level: verbose}",

@@ -319,6 +319,16 @@ impl<'a> Section<'a> {
         .unwrap_or(default)
     }
 
+    pub(crate) fn flag(&self, key: &str, default: bool) -> bool {
+        self.read(key, |value| match value {
+            Value::Bool(flag) => Ok(*flag),
+            _ => Err(format!(
+                "{value} is neither true nor false; write {default}"
+            )),
+        })
+        .unwrap_or(default)
+    }
+
     pub(crate) fn one_of<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
         self.read(key, |value| choose(value, choices))
             .unwrap_or(default)

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use edge_config::Backends;
 use tempfile::NamedTempFile;
 
 use crate::exit::{Exit, Failure};
@@ -16,6 +17,32 @@ const TOKEN_FILE: &str = "admin-token";
 /// The folder of a node's state where neither a flag nor node.yaml names one.
 pub(crate) fn data_dir() -> Result<PathBuf, Failure> {
     below("XDG_DATA_HOME", ".local/share", |name| env::var_os(name))
+}
+
+/// Where native backends are looked for: by the environment, else by node.yaml, else in this user's
+/// folder.
+pub(crate) fn backends(configured: Backends) -> Result<Backends, Failure> {
+    let backends = with_environment(configured, |name| env::var_os(name));
+    Ok(match backends.folder {
+        Some(_) => backends,
+        None => Backends {
+            folder: Some(data_dir()?.join("backends")),
+            ..backends
+        },
+    })
+}
+
+fn with_environment(configured: Backends, variable: impl Fn(&str) -> Option<OsString>) -> Backends {
+    // As usual for paths, an empty variable is none.
+    let path = |name: &str| {
+        let value = variable(name).filter(|value| !value.is_empty());
+        value.map(PathBuf::from)
+    };
+    Backends {
+        folder: path("DUNLIN_BACKENDS").or(configured.folder),
+        onnxruntime: path("DUNLIN_ONNXRUNTIME_LIBRARY").or(configured.onnxruntime),
+        torchscript: path("DUNLIN_TORCHSCRIPT_LIBRARY").or(configured.torchscript),
+    }
 }
 
 /// The token file of a node that runs with the default data directory.
@@ -72,6 +99,27 @@ mod tests {
             _ => None,
         });
         assert_eq!(found.ok(), expected.map(PathBuf::from), "{xdg:?} {home:?}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_for_each_backend() {
+        let configured = Backends {
+            folder: Some("/file/backends".into()),
+            onnxruntime: Some("/file/libonnxruntime.so".into()),
+            torchscript: None,
+        };
+        let found = with_environment(configured, |name| match name {
+            "DUNLIN_BACKENDS" => Some("/env/backends".into()),
+            "DUNLIN_ONNXRUNTIME_LIBRARY" => Some(OsString::new()),
+            "DUNLIN_TORCHSCRIPT_LIBRARY" => Some("/env/libdunlin_torch.so".into()),
+            _ => None,
+        });
+        let expected = Backends {
+            folder: Some("/env/backends".into()),
+            onnxruntime: Some("/file/libonnxruntime.so".into()),
+            torchscript: Some("/env/libdunlin_torch.so".into()),
+        };
+        assert_eq!(found, expected);
     }
 
     #[test]

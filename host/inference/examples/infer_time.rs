@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // Only loading wants a runtime: the calls are this thread's own.
     let runtime = tokio::runtime::Runtime::new()?;
-    let model = runtime.block_on(Registry::new().get_or_load(request))?;
+    let model = runtime.block_on(Registry::default().get_or_load(request))?;
 
     calls_us(&model, WARM_UP)?;
     let mut calls = calls_us(&model, window)?;

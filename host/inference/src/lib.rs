@@ -14,7 +14,10 @@ mod signature;
 mod stats;
 mod tensor;
 
-pub use backend::{Backend, BackendKind, ModelOptions, ModelSource, Session, available};
+pub use backend::{
+    Backend, BackendKind, BackendPaths, BackendReport, BackendState, Backends, GraphOptimization,
+    ModelOptions, ModelSource, OnnxRuntimeOptions, Session, TORCHSCRIPT_SHIM, TorchScriptOptions,
+};
 pub use dtype::DType;
 pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
 pub use golden::{Golden, Tolerance};

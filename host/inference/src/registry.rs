@@ -13,14 +13,15 @@ use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::model::{Engine, NamedTensors};
 use crate::{
-    Backend, BackendKind, Golden, InferenceError, Model, ModelOptions, ModelSource, Tensor,
-    Tolerance, one_line,
+    Backend, BackendKind, Backends, Golden, InferenceError, Model, ModelOptions, ModelSource,
+    Tensor, Tolerance, one_line,
 };
 
 /// Finds a model by its content. Deployments that have the same model share it.
 #[derive(Default)]
 pub struct Registry {
     entries: Arc<Mutex<HashMap<ModelKey, Entry>>>,
+    backends: Arc<Backends>,
 }
 
 /// A model, and how it is to be run and checked.
@@ -61,8 +62,16 @@ enum Entry {
 }
 
 impl Registry {
-    pub fn new() -> Self {
-        Registry::default()
+    pub fn new(backends: Backends) -> Self {
+        Registry {
+            entries: Arc::default(),
+            backends: Arc::new(backends),
+        }
+    }
+
+    /// The engines that run the models.
+    pub fn backends(&self) -> &Arc<Backends> {
+        &self.backends
     }
 
     /// Gives the model, loading it if nobody has it: loaded, warmed up, and within the tolerance of
@@ -78,8 +87,9 @@ impl Registry {
             options,
             golden,
         } = request;
-        let (resolved, source) =
-            off_thread(move || Ok((backend.resolve(&source)?, source))).await?;
+        let backends = Arc::clone(&self.backends);
+        let resolve = move || Ok((backends.resolve(backend, &source)?, source));
+        let (resolved, source) = off_thread(resolve).await?;
         let key = ModelKey {
             digest,
             backend: resolved.name(),
@@ -109,7 +119,7 @@ impl Registry {
     async fn get_or_start(
         &self,
         key: ModelKey,
-        backend: &'static dyn Backend,
+        backend: Arc<dyn Backend>,
         source: ModelSource,
     ) -> Loaded {
         let mut loading = {
@@ -141,14 +151,14 @@ impl Registry {
     fn start(
         &self,
         key: ModelKey,
-        backend: &'static dyn Backend,
+        backend: Arc<dyn Backend>,
         source: ModelSource,
     ) -> watch::Receiver<Option<Loaded>> {
         let (sender, receiver) = watch::channel(None);
         let entries = Arc::clone(&self.entries);
         // Not a future of one of the askers: that one may go while the others wait.
         spawn_blocking(move || {
-            let load = || load(backend, &source, &key.options);
+            let load = || load(&*backend, &source, &key.options);
             let loaded = caught(load).map_err(Arc::new);
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
             match &loaded {
@@ -185,13 +195,18 @@ impl Entry {
 }
 
 fn load(
-    backend: &'static dyn Backend,
+    backend: &dyn Backend,
     source: &ModelSource,
     options: &ModelOptions,
 ) -> Result<Arc<Engine>, InferenceError> {
     let session = backend.load(source, options)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
     warm_up(&Model::new(Arc::clone(&engine)));
+    tracing::info!(
+        backend = backend.name(),
+        platform = backend.platform(),
+        "loaded a model"
+    );
     Ok(engine)
 }
 

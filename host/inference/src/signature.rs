@@ -13,7 +13,7 @@ pub struct Signature {
 }
 
 /// The name and type of one input or output.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorSpec {
     pub name: String,
     pub dtype: DType,

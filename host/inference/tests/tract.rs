@@ -26,7 +26,7 @@ fn request(name: &str) -> LoadRequest {
     LoadRequest {
         digest: name.to_owned(),
         source: ModelSource::path(file(&format!("{name}.onnx"))),
-        backend: BackendKind::Auto,
+        backend: BackendKind::Tract,
         options: ModelOptions::default(),
         golden: None,
     }
@@ -41,7 +41,7 @@ fn sample(name: &str) -> GoldenSample {
 }
 
 async fn load(name: &str) -> Model {
-    Registry::new()
+    Registry::default()
         .get_or_load(request(name))
         .await
         .expect("the model loads")
@@ -53,7 +53,7 @@ async fn load_bytes(bytes: Vec<u8>) -> Result<Model, Arc<InferenceError>> {
         source,
         ..request("bytes")
     };
-    Registry::new().get_or_load(request).await
+    Registry::default().get_or_load(request).await
 }
 
 fn floats(shape: &[u64], values: &[f32]) -> Tensor {
@@ -110,7 +110,7 @@ async fn answers_are_those_of_onnxruntime() {
             golden: Some(sample(name)),
             ..request(name)
         };
-        if let Err(error) = Registry::new().get_or_load(request).await {
+        if let Err(error) = Registry::default().get_or_load(request).await {
             unreachable!("{name}: {}", one_line(&*error));
         }
     }
@@ -185,7 +185,7 @@ async fn refused_inputs_say_why() {
         },
         ..request("outer")
     };
-    let bounded = Registry::new().get_or_load(small).await.unwrap();
+    let bounded = Registry::default().get_or_load(small).await.unwrap();
     let (attention, expression) = (load("attention").await, load("expression").await);
     let implied = load("implied_late").await;
     let cases = [
@@ -271,7 +271,7 @@ async fn models_that_cannot_run_are_refused_with_a_reason() {
         ),
         (
             b"PK\x03\x04and so on".to_vec(),
-            "backend torchscript is not part of this build",
+            "the model is a zip archive, as TorchScript makes; backend tract reads ONNX files",
         ),
     ];
     for (bytes, message) in cases {
@@ -279,17 +279,7 @@ async fn models_that_cannot_run_are_refused_with_a_reason() {
         assert!(error.to_string().contains(message), "{error}");
     }
 
-    for backend in [BackendKind::OnnxRuntime, BackendKind::TorchScript] {
-        let request = LoadRequest {
-            backend,
-            ..request("fixed")
-        };
-        let error = Registry::new().get_or_load(request).await.unwrap_err();
-        assert!(matches!(*error, InferenceError::Unsupported { .. }));
-        assert!(error.to_string().contains(backend.name()), "{error}");
-    }
-
-    let absent = Registry::new()
+    let absent = Registry::default()
         .get_or_load(request("absent"))
         .await
         .unwrap_err();
@@ -313,8 +303,11 @@ async fn external_data_may_lie_anywhere_if_told() {
     let (moved, short) = (folder.path().join("0123"), folder.path().join("short"));
     std::fs::copy(file("external.onnx.data"), &moved).unwrap();
     std::fs::write(&short, [0; 100]).unwrap();
-    Registry::new().get_or_load(with(&moved)).await.unwrap();
-    let error = Registry::new().get_or_load(with(&short)).await.unwrap_err();
+    Registry::default().get_or_load(with(&moved)).await.unwrap();
+    let error = Registry::default()
+        .get_or_load(with(&short))
+        .await
+        .unwrap_err();
     assert!(
         error
             .to_string()
@@ -422,7 +415,7 @@ async fn a_sample_of_another_model_is_unusable() {
             golden: Some(sample(other)),
             ..request(name)
         };
-        let error = Registry::new().get_or_load(request).await.unwrap_err();
+        let error = Registry::default().get_or_load(request).await.unwrap_err();
         assert!(
             matches!(*error, InferenceError::GoldenUnusable { .. }),
             "{error:?}"
@@ -438,7 +431,7 @@ async fn a_sample_of_another_model_is_unusable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_model_is_loaded_once_however_many_ask() {
-    let registry = Arc::new(Registry::new());
+    let registry = Arc::new(Registry::default());
     let asked = (0..32).map(|_| {
         let registry = Arc::clone(&registry);
         tokio::spawn(async move {
@@ -497,7 +490,7 @@ async fn a_model_is_loaded_once_however_many_ask() {
 async fn a_failed_load_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("late.onnx");
-    let registry = Registry::new();
+    let registry = Registry::default();
     let late = || LoadRequest {
         source: ModelSource::path(&path),
         ..request("late")

@@ -1,14 +1,15 @@
 //! From a package in the store to a revision that can serve: models loaded, warmed and checked
 //! against their golden samples, the predictor compiled and its first instance up.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use dunlin_inference::{
-    BackendKind, GoldenSample, LoadRequest, Model, ModelOptions, ModelSource, Registry, Tolerance,
+    BackendKind, DType, Dim, GoldenSample, GraphOptimization, LoadRequest, Model, ModelOptions,
+    ModelSource, OnnxRuntimeOptions, Registry, TensorSpec, Tolerance, TorchScriptOptions,
 };
 use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
 use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
-use edge_config::{BackendChoice, PackagePath};
+use edge_config::{BackendChoice, Datatype, PackagePath, TensorDeclaration};
 
 use crate::{control::blocking, deployment::Revision, error::ChangeError, telemetry::Telemetry};
 
@@ -120,7 +121,7 @@ impl Loader {
             digest,
             source,
             backend: backend(model.backend),
-            options: ModelOptions::default(),
+            options: options(model),
             golden,
         };
         let loaded = self.registry.get_or_load(request).await;
@@ -206,5 +207,61 @@ fn backend(choice: BackendChoice) -> BackendKind {
         BackendChoice::Tract => BackendKind::Tract,
         BackendChoice::OnnxRuntime => BackendKind::OnnxRuntime,
         BackendChoice::TorchScript => BackendKind::TorchScript,
+    }
+}
+
+fn options(model: &edge_config::Model) -> ModelOptions {
+    let (onnxruntime, torchscript) = (model.onnxruntime, model.torchscript);
+    let count = |count: u32| NonZeroUsize::new(count as usize).unwrap_or(NonZeroUsize::MIN);
+    ModelOptions {
+        workers: count(model.workers),
+        threads_per_run: count(model.threads),
+        onnxruntime: OnnxRuntimeOptions {
+            graph_optimization: match onnxruntime.graph_optimization {
+                edge_config::GraphOptimization::Disabled => GraphOptimization::Disabled,
+                edge_config::GraphOptimization::Basic => GraphOptimization::Basic,
+                edge_config::GraphOptimization::Extended => GraphOptimization::Extended,
+                edge_config::GraphOptimization::All => GraphOptimization::All,
+            },
+            arena: onnxruntime.arena,
+            spinning: onnxruntime.spinning,
+            memory_pattern: onnxruntime.memory_pattern,
+        },
+        torchscript: TorchScriptOptions {
+            optimize_for_inference: torchscript.optimize_for_inference,
+        },
+        inputs: model.inputs.iter().map(spec).collect(),
+        outputs: model.outputs.iter().map(spec).collect(),
+        ..ModelOptions::default()
+    }
+}
+
+fn spec(tensor: &TensorDeclaration) -> TensorSpec {
+    let sizes = tensor.shape.iter();
+    TensorSpec {
+        name: tensor.name.clone(),
+        dtype: dtype(tensor.datatype),
+        shape: sizes
+            .map(|size| size.map_or(Dim::Any, Dim::Fixed))
+            .collect(),
+    }
+}
+
+fn dtype(datatype: Datatype) -> DType {
+    match datatype {
+        Datatype::Bool => DType::Bool,
+        Datatype::Uint8 => DType::U8,
+        Datatype::Uint16 => DType::U16,
+        Datatype::Uint32 => DType::U32,
+        Datatype::Uint64 => DType::U64,
+        Datatype::Int8 => DType::I8,
+        Datatype::Int16 => DType::I16,
+        Datatype::Int32 => DType::I32,
+        Datatype::Int64 => DType::I64,
+        Datatype::Fp16 => DType::F16,
+        Datatype::Bf16 => DType::BF16,
+        Datatype::Fp32 => DType::F32,
+        Datatype::Fp64 => DType::F64,
+        Datatype::Bytes => DType::Bytes,
     }
 }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use dunlin_inference::Registry;
+use dunlin_inference::{BackendPaths, Backends, Registry};
 use dunlin_package::Store;
 use dunlin_sandbox::{Sandbox, SandboxConfig};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ impl Node {
             Store::open(&data_dir.join("store")).map_err(NodeError::Store)?,
             State::open(&data_dir.join("state.db"))?,
             sandbox,
-            Registry::new(),
+            Registry::new(Backends::new(backend_paths(&config.backends))),
             &config,
         );
         control.restore().await?;
@@ -91,6 +91,19 @@ impl Node {
             "package_max": self.config.package_max,
             "draining": self.is_draining(),
         })
+    }
+}
+
+fn backend_paths(backends: &edge_config::Backends) -> BackendPaths {
+    let edge_config::Backends {
+        folder,
+        onnxruntime,
+        torchscript,
+    } = backends.clone();
+    BackendPaths {
+        folder,
+        onnxruntime,
+        torchscript,
     }
 }
 

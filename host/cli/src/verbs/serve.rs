@@ -72,7 +72,8 @@ enum LogLevelFlag {
 const EVENT_INTERVAL: u32 = 4;
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let config = configuration(args)?;
+    let mut config = configuration(args)?;
+    config.backends = paths::backends(config.backends)?;
     let data_dir = match config.data_dir.clone() {
         Some(data_dir) => data_dir,
         None => paths::data_dir()?,

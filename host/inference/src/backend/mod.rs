@@ -2,16 +2,21 @@
 //!
 //! Everything below `backend` may name an ML library; nothing above it does.
 
+mod locate;
+mod onnxruntime;
 mod source;
+mod torchscript;
 mod tract;
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use crate::{InferenceError, Signature, Tensor};
+use crate::{InferenceError, Signature, Tensor, TensorSpec};
 
+pub use locate::{BackendPaths, BackendReport, BackendState, Backends};
 pub use source::ModelSource;
+pub use torchscript::TORCHSCRIPT_SHIM;
 
 /// An engine. Synchronous: loading runs on a blocking thread, running on the model's own.
 pub trait Backend: fmt::Debug + Send + Sync {
@@ -59,6 +64,39 @@ pub struct ModelOptions {
     /// The largest tensor that a run may make on its way, in bytes. Some models make one that
     /// grows with the square of an input; without a bound a small request could take all memory.
     pub tensor_bytes_max: NonZeroU64,
+    pub onnxruntime: OnnxRuntimeOptions,
+    pub torchscript: TorchScriptOptions,
+    /// What a TorchScript file does not say. Where a file says it too, both must agree.
+    pub inputs: Vec<TensorSpec>,
+    pub outputs: Vec<TensorSpec>,
+}
+
+/// Options that ONNX Runtime alone has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OnnxRuntimeOptions {
+    pub graph_optimization: GraphOptimization,
+    /// Memory of a run is kept for the next one.
+    pub arena: bool,
+    /// Threads wait for work by spinning.
+    pub spinning: bool,
+    /// One block of memory for each combination of input shapes.
+    pub memory_pattern: bool,
+}
+
+/// How far ONNX Runtime rewrites a graph when it loads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GraphOptimization {
+    Disabled,
+    Basic,
+    Extended,
+    All,
+}
+
+/// Options that libtorch alone has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TorchScriptOptions {
+    /// Folds and reorders weights when the model is loaded.
+    pub optimize_for_inference: bool,
 }
 
 impl Default for ModelOptions {
@@ -70,6 +108,21 @@ impl Default for ModelOptions {
             queue_max: const { NonZeroUsize::new(256).expect("not zero") },
             plans_max: const { NonZeroUsize::new(16).expect("not zero") },
             tensor_bytes_max: const { NonZeroU64::new(1 << 30).expect("not zero") },
+            onnxruntime: OnnxRuntimeOptions::default(),
+            torchscript: TorchScriptOptions::default(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+impl Default for OnnxRuntimeOptions {
+    fn default() -> Self {
+        OnnxRuntimeOptions {
+            graph_optimization: GraphOptimization::All,
+            arena: true,
+            spinning: false,
+            memory_pattern: false,
         }
     }
 }
@@ -108,36 +161,4 @@ impl BackendKind {
             .into_iter()
             .find(|kind| kind.name() == name)
     }
-
-    /// The engine for this model, or why there is none. What was asked for by name is never
-    /// replaced by something else.
-    pub fn resolve(self, source: &ModelSource) -> Result<&'static dyn Backend, InferenceError> {
-        if source.is_zip()? {
-            return Err(InferenceError::unsupported(match self {
-                BackendKind::Tract | BackendKind::OnnxRuntime => format!(
-                    "the model is a zip archive, as TorchScript makes; backend {} reads ONNX files",
-                    self.name()
-                ),
-                BackendKind::Auto | BackendKind::TorchScript => absent(BackendKind::TorchScript),
-            }));
-        }
-        match self {
-            BackendKind::Auto | BackendKind::Tract => Ok(&tract::Tract),
-            BackendKind::OnnxRuntime | BackendKind::TorchScript => {
-                Err(InferenceError::unsupported(absent(self)))
-            }
-        }
-    }
-}
-
-fn absent(kind: BackendKind) -> String {
-    format!(
-        "backend {} is not part of this build; export the model to ONNX and write backend: tract or auto",
-        kind.name()
-    )
-}
-
-/// The engines of this build.
-pub fn available() -> &'static [&'static dyn Backend] {
-    &[&tract::Tract]
 }

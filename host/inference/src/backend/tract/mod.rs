@@ -25,6 +25,11 @@ use crate::{Cause, InferenceError};
 #[derive(Debug)]
 pub(super) struct Tract;
 
+impl Tract {
+    /// The line of tract that the workspace asks for.
+    pub(super) const VERSION: &'static str = "0.23";
+}
+
 impl Backend for Tract {
     fn name(&self) -> &'static str {
         "tract"

@@ -1,0 +1,1 @@
+#include "dunlin_torch.h"

@@ -1,0 +1,1 @@
+/* Dunlin's library over libtorch: a C interface, opened at run time. */
