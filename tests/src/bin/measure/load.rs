@@ -1,9 +1,9 @@
 //! Load on one server for a window of time: by wrk where there is one, else by this program.
 
 use std::{
-    env,
+    env, fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ pub(crate) enum Generator {
 }
 
 /// What came back during a window.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Answers {
     pub(crate) count: f64,
     pub(crate) per_second: f64,
@@ -62,7 +62,8 @@ impl Generator {
     ) -> Result<Answers> {
         match self {
             Generator::Wrk(wrk) => {
-                let script = script(question)?;
+                let folder = tempfile::tempdir()?;
+                let script = script(question, folder.path())?;
                 run_wrk(wrk, &script, server, question, connections, window)
             }
             Generator::Own => {
@@ -104,25 +105,29 @@ done = function(summary, latency, requests)
 end
 "#;
 
-fn script(question: &Question) -> Result<tempfile::NamedTempFile> {
+/// Written into the folder, beside the body that it reads: a body may be any bytes.
+fn script(question: &Question, folder: &Path) -> Result<PathBuf> {
     let mut script = format!("wrk.method = {}\n", lua_string(question.method.as_str()));
     if question.method != Method::GET {
-        let body = std::str::from_utf8(&question.body).context("the body is not text")?;
-        script += &format!("wrk.body = {}\n", lua_string(body));
+        let body = folder.join("body");
+        fs::write(&body, &question.body)?;
+        let path = lua_string(body.to_str().context("the path is not text")?);
+        script += &format!("local body = io.open({path}, 'rb')\n");
+        script += "wrk.body = body:read('*all')\nbody:close()\n";
     }
     for (name, value) in &question.headers {
         let (name, value) = (lua_string(name.as_str()), lua_string(value));
         script += &format!("wrk.headers[{name}] = {value}\n");
     }
     script += DONE;
-    let file = tempfile::Builder::new().suffix(".lua").tempfile()?;
-    std::fs::write(file.path(), script)?;
-    Ok(file)
+    let path = folder.join("script.lua");
+    fs::write(&path, script)?;
+    Ok(path)
 }
 
 fn run_wrk(
     wrk: &PathBuf,
-    script: &tempfile::NamedTempFile,
+    script: &Path,
     server: SocketAddr,
     question: &Question,
     connections: usize,
@@ -136,7 +141,7 @@ fn run_wrk(
         .args(["--connections", &connections.to_string()])
         .args(["--duration", &format!("{seconds}s")])
         .arg("--script")
-        .arg(script.path())
+        .arg(script)
         .arg(format!("http://{server}{}", question.path))
         .output()
         .with_context(|| format!("cannot run {}", wrk.display()))?;

@@ -18,6 +18,7 @@ mod in_process;
 mod load;
 mod machine;
 mod markdown;
+mod models;
 mod node;
 mod report;
 mod server;
@@ -91,6 +92,7 @@ fn measure(args: &Args) -> Result<()> {
     let home = tempfile::tempdir().context("cannot make a folder for the node's data")?;
     let lone = node::measure(&client, home.path(), &plan)?;
     let contest = contest::run(&plan, &client, &generator, lone.node, &in_process)?;
+    let models = models::measure(&plan, &client, &generator, home.path())?;
     let report = Report {
         short: args.short,
         debug_build: cfg!(debug_assertions),
@@ -102,6 +104,7 @@ fn measure(args: &Args) -> Result<()> {
         memory: lone.memory,
         start: lone.start,
         contest,
+        models,
     };
     let output = args
         .output

@@ -6,6 +6,7 @@ use crate::{
     contest::{CONNECTIONS, Contestant, Window},
     goals::{self, Verdict},
     machine::Commit,
+    models::{Models, Round},
     report::Report,
     server::Memory,
     spread::Spread,
@@ -18,6 +19,7 @@ pub(crate) fn render(report: &Report) -> String {
         ratios(report),
         absolute(report),
         model(report),
+        models(report),
         alone(report),
         method(report),
     ];
@@ -177,6 +179,37 @@ fn model(report: &Report) -> String {
                     "{:.0} %",
                     100.0 * call.median / digits(|window| window.cpu_us)
                 ),
+            ],
+        );
+    }
+    text
+}
+
+fn models(report: &Report) -> String {
+    let mut text = String::from("## Models of tens of milliseconds\n\n");
+    let contests = match &report.models {
+        Models::Measured(contests) => contests,
+        Models::Skipped(reason) => return text + &format!("Not measured: {reason}.\n"),
+    };
+    text += "One row of binary tensors a request, through HTTP, a guest that hands them to `wasi:nn`, and \
+             back; beside ONNX Runtime's own Python binding in process, which runs as many at once \
+             with as many threads. The two take turns within each round.\n\n\
+             | model | runs at once | connections | in process, runs/s | node, requests/s \
+             | node ÷ in process | in process, p50 ms | node, p50 ms |\n\
+             |---|--:|--:|--:|--:|--:|--:|--:|\n";
+    for contest in contests {
+        let number = |number: fn(&Round) -> f64| Spread::of(contest.rounds.iter().map(number));
+        row(
+            &mut text,
+            [
+                contest.model.to_owned(),
+                contest.workers.to_string(),
+                contest.connections.to_string(),
+                spread(number(|round| round.in_process.per_second), tenths),
+                spread(number(|round| round.node.per_second), tenths),
+                spread(contest.share(), |value| format!("{value:.3}")),
+                spread(number(|round| round.in_process.p50_us / 1e3), tenths),
+                spread(number(|round| round.node.p50_us / 1e3), tenths),
             ],
         );
     }

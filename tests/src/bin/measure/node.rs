@@ -115,7 +115,7 @@ pub(crate) fn digits() -> Result<DigitsQuestion> {
 }
 
 /// With the defaults of a node, its log included.
-fn start(home: &Path) -> Result<Server> {
+pub(crate) fn start(home: &Path) -> Result<Server> {
     let mut command = Command::new(binary());
     command
         .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
@@ -125,6 +125,11 @@ fn start(home: &Path) -> Result<Server> {
 }
 
 fn deploy(client: &Client, node: &Server) -> Result<Duration> {
+    upload(client, node, std::fs::read(package("digits"))?)
+}
+
+/// Deploys a package. Gives the time until it was live.
+pub(crate) fn upload(client: &Client, node: &Server, package: Vec<u8>) -> Result<Duration> {
     let token_file = node.ready.token_file.as_deref();
     let token_file = token_file.context("the node did not say where its token is")?;
     let token = std::fs::read_to_string(token_file)?;
@@ -132,11 +137,14 @@ fn deploy(client: &Client, node: &Server) -> Result<Duration> {
         method: Method::POST,
         path: "/v1/deployments",
         headers: vec![(header::AUTHORIZATION, format!("Bearer {}", token.trim()))],
-        body: Bytes::from(std::fs::read(package("digits"))?),
+        body: Bytes::from(package),
     };
     let began = Instant::now();
     let (status, body) = client.ask(node.admin()?, &upload)?;
-    ensure!(status == StatusCode::OK, "digits was refused: {body:?}");
+    ensure!(
+        status == StatusCode::OK,
+        "the package was refused: {body:?}"
+    );
     Ok(began.elapsed())
 }
 

@@ -10,6 +10,7 @@ use crate::{
     goals::{self, Goal},
     machine::{Commit, Machine},
     markdown,
+    models::Models,
     node::{NodeMemory, Start},
 };
 
@@ -25,6 +26,7 @@ pub(crate) struct Report {
     pub(crate) memory: NodeMemory,
     pub(crate) start: Start,
     pub(crate) contest: Contest,
+    pub(crate) models: Models,
 }
 
 #[derive(Serialize)]
