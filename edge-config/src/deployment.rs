@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::batching;
 use crate::error::ConfigError;
 use crate::model::{self, Model};
 use crate::name::DeploymentName;
@@ -24,6 +25,10 @@ const LAYOUT: Layout = &[
         &["path", "target", "config", "grants", "models"],
     ),
     ("predictor.models[]", model::KEYS),
+    (
+        "predictor.models[].dynamic_batching",
+        batching::DYNAMIC_BATCHING_KEYS,
+    ),
     ("predictor.models[].onnxruntime", model::ONNXRUNTIME_KEYS),
     ("predictor.models[].torchscript", model::TORCHSCRIPT_KEYS),
     ("predictor.models[].inputs[]", model::TENSOR_KEYS),

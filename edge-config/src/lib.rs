@@ -9,6 +9,7 @@
 //! The crate reads the file it is given and touches nothing else: whether a path that a file names
 //! exists is for its reader to find out.
 
+mod batching;
 mod deployment;
 mod error;
 mod model;
@@ -21,6 +22,7 @@ mod tests;
 mod units;
 mod yaml;
 
+pub use batching::Batching;
 pub use deployment::{
     Deployment, Grants, GuestTarget, InstancePolicy, Instances, Limits, Predictor,
 };

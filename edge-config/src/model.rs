@@ -1,6 +1,7 @@
 //! One model of a deployment: its file, the backend that runs it and how, and what the file itself
 //! does not say.
 
+use crate::batching::{self, Batching};
 use crate::name::ModelName;
 use crate::package_path::PackagePath;
 use crate::section::{Section, text};
@@ -13,6 +14,9 @@ pub(crate) const KEYS: &[&str] = &[
     "backend",
     "workers",
     "threads",
+    "max_batch_size",
+    "dynamic_batching",
+    "max_queue_size",
     "onnxruntime",
     "torchscript",
     "inputs",
@@ -28,6 +32,8 @@ pub(crate) const TOLERANCE_KEYS: &[&str] = &["relative", "absolute"];
 
 /// More workers or threads than an edge machine has cores for.
 const THREADS_MAX: u32 = 256;
+/// Each waiting call keeps its tensors and its connection.
+const QUEUE_MAX: u32 = 1_000_000;
 /// As many tensors as a signature is ever written by hand with.
 const TENSORS_MAX: usize = 1024;
 /// What the host takes; see `RANK_MAX` there.
@@ -42,6 +48,10 @@ pub struct Model {
     pub workers: u32,
     /// Threads that one run may use.
     pub threads: u32,
+    /// Calls share runs.
+    pub batching: Option<Batching>,
+    /// Calls that may wait for a run; more are refused.
+    pub max_queue_size: u32,
     pub onnxruntime: OnnxRuntimeSettings,
     pub torchscript: TorchScriptSettings,
     /// What the file does not say. Where it does, both must agree.
@@ -187,6 +197,8 @@ pub(crate) fn check(section: &Section<'_>) -> Option<Model> {
     Some(Model {
         workers: section.count_u32("workers", 1, 1..=THREADS_MAX),
         threads: section.count_u32("threads", 1, 1..=THREADS_MAX),
+        batching: batching::check(section),
+        max_queue_size: section.count_u32("max_queue_size", 256, 1..=QUEUE_MAX),
         onnxruntime: check_onnxruntime(&section.section("onnxruntime")),
         torchscript: TorchScriptSettings {
             optimize_for_inference: torchscript.flag("optimize_for_inference", false),

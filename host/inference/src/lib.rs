@@ -5,7 +5,9 @@
 //! computes. This crate knows neither Wasm nor HTTP, and only `backend` names an ML library.
 
 mod backend;
+mod batching;
 mod dtype;
+mod engine;
 mod error;
 mod golden;
 mod model;
@@ -15,8 +17,9 @@ mod stats;
 mod tensor;
 
 pub use backend::{
-    Backend, BackendKind, BackendPaths, BackendReport, BackendState, Backends, GraphOptimization,
-    ModelOptions, ModelSource, OnnxRuntimeOptions, Session, TORCHSCRIPT_SHIM, TorchScriptOptions,
+    Backend, BackendKind, BackendPaths, BackendReport, BackendState, Backends, BatchOptions,
+    GraphOptimization, ModelOptions, ModelSource, OnnxRuntimeOptions, Session, TORCHSCRIPT_SHIM,
+    TorchScriptOptions,
 };
 pub use dtype::DType;
 pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
@@ -24,5 +27,5 @@ pub use golden::{Golden, Tolerance};
 pub use model::{Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry};
 pub use signature::{Dim, Signature, TensorSpec};
-pub use stats::{Stats, StatsSnapshot, Timing};
+pub use stats::{BatchTimes, Stats, StatsSnapshot, Timing};
 pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use crate::engine::Engine;
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
-use crate::model::{Engine, NamedTensors};
 use crate::{
-    Backend, BackendKind, Backends, Golden, InferenceError, Model, ModelOptions, ModelSource,
-    Tensor, Tolerance, one_line,
+    Backend, BackendKind, Backends, BatchOptions, Dim, Golden, InferenceError, Model, ModelOptions,
+    ModelSource, NamedTensors, Tensor, Tolerance, one_line,
 };
 
 /// Finds a model by its content. Deployments that have the same model share it.
@@ -201,7 +201,8 @@ fn load(
 ) -> Result<Arc<Engine>, InferenceError> {
     let session = backend.load(source, options)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
-    warm_up(&Model::new(Arc::clone(&engine)));
+    let model = Model::new(Arc::clone(&engine));
+    warm_up(&model, options.batching.as_ref());
     tracing::info!(
         backend = backend.name(),
         platform = backend.platform(),
@@ -210,23 +211,42 @@ fn load(
     Ok(engine)
 }
 
-/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate.
-/// The run may fail: not every model takes a size of 1 where any is declared, or zeros for indices.
-fn warm_up(model: &Model) {
+/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate; a
+/// model that batches, with each power of two of rows too. A run may fail: not every model takes a
+/// size of 1 where any is declared, or zeros for indices.
+fn warm_up(model: &Model, batching: Option<&BatchOptions>) {
     const RUNS: usize = 3;
-    let inputs = model.signature().inputs.iter().map(|spec| {
-        let zeros = Tensor::zeros(spec.dtype, &spec.shape_with(1))?;
-        Ok((spec.name.clone(), zeros))
-    });
-    let result = inputs
-        .collect::<Result<NamedTensors, InferenceError>>()
-        .and_then(|inputs| (0..RUNS).try_for_each(|_| model.rehearse(inputs.clone()).map(drop)));
-    if let Err(error) = result {
-        tracing::info!(
-            error = one_line(&error),
-            "model cannot be warmed up with zeros"
-        );
+    let rows_max = batching.map_or(1, |batching| batching.max_batch_size.get());
+    let preferred = batching.map_or(&[][..], |batching| &batching.preferred_batch_size);
+    let powers = (0..u64::BITS).map(|bit| 1 << bit);
+    let rows = powers
+        .take_while(|rows| *rows < rows_max)
+        .chain(preferred.iter().map(|rows| rows.get()))
+        .chain([rows_max]);
+    for rows in rows {
+        let result = zeros(model, rows)
+            .and_then(|zeros| (0..RUNS).try_for_each(|_| model.rehearse(zeros.clone()).map(drop)));
+        if let Err(error) = result {
+            tracing::info!(
+                error = one_line(&error),
+                rows,
+                "model cannot be warmed up with zeros"
+            );
+            return;
+        }
     }
+}
+
+/// Inputs with so many rows, and 1 for every other size that differs from call to call.
+fn zeros(model: &Model, rows: u64) -> Result<NamedTensors, InferenceError> {
+    let inputs = model.signature().inputs.iter().map(|spec| {
+        let mut shape = spec.shape_with(1);
+        if let (Some(first), Some(Dim::Any)) = (shape.first_mut(), spec.shape.first()) {
+            *first = rows;
+        }
+        Ok((spec.name.clone(), Tensor::zeros(spec.dtype, &shape)?))
+    });
+    inputs.collect()
 }
 
 async fn check_golden(model: &Model, sample: GoldenSample) -> Result<(), Arc<InferenceError>> {
@@ -235,7 +255,7 @@ async fn check_golden(model: &Model, sample: GoldenSample) -> Result<(), Arc<Inf
         sample.tolerance.relative.to_bits(),
         sample.tolerance.absolute.to_bits(),
     );
-    let passed = model.golden_check(key);
+    let passed = model.engine.golden_check(key);
     let check = || {
         let model = model.clone();
         off_thread(move || Golden::read(&sample.path)?.check(&model, sample.tolerance))

@@ -1,23 +1,46 @@
 //! What a model has done, counted as the Open Inference Protocol's statistics count.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Numbers of rows that are told apart; runs with others beyond these are counted in the sum only.
+const BATCH_SIZES_MAX: usize = 256;
 
 /// Counters that only grow. Each is exact; a snapshot taken during a call may have one of its
 /// counters and not yet another.
 #[derive(Debug, Default)]
 pub struct Stats {
     inferences: AtomicU64,
+    executions: AtomicU64,
     success: Timer,
     fail: Timer,
     queue: Timer,
-    compute: Timer,
+    compute_input: Timer,
+    compute_infer: Timer,
+    compute_output: Timer,
     cancelled: AtomicU64,
     last_inference_ms: AtomicU64,
+    /// By the rows of a run.
+    batches: Mutex<BTreeMap<u64, BatchTimes>>,
+}
+
+/// Where the time of one call went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// From the call to the start of its run.
+    pub(crate) queue: Duration,
+    /// Joining it with others.
+    pub(crate) compute_input: Duration,
+    /// Within the engine.
+    pub(crate) compute_infer: Duration,
+    /// Taking the answers of the others from it.
+    pub(crate) compute_output: Duration,
 }
 
 /// The counters at one moment. Times are sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatsSnapshot {
     /// Rows that were inferred successfully; a call of a model without a batch dimension is one.
     pub inference_count: u64,
@@ -29,12 +52,26 @@ pub struct StatsSnapshot {
     pub fail: Timing,
     /// Time between the call and the start of its run.
     pub queue: Timing,
+    /// Time in which calls were joined to batches.
+    pub compute_input: Timing,
     /// Time within the engine.
-    pub compute: Timing,
+    pub compute_infer: Timing,
+    /// Time in which batches were cut into answers.
+    pub compute_output: Timing,
     /// Calls whose caller was gone before the run, and which were not run.
     pub cancelled: u64,
     /// Milliseconds since the Unix epoch; 0 if there was none.
     pub last_inference_ms: u64,
+    /// Runs by their rows, the fewest first.
+    pub batches: Vec<(u64, BatchTimes)>,
+}
+
+/// Of the runs with one number of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchTimes {
+    pub compute_input: Timing,
+    pub compute_infer: Timing,
+    pub compute_output: Timing,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,27 +82,57 @@ pub struct Timing {
 
 impl Stats {
     pub fn snapshot(&self) -> StatsSnapshot {
-        let success = self.success.read();
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = batches
+            .iter()
+            .map(|(rows, times)| (*rows, *times))
+            .collect();
         StatsSnapshot {
             inference_count: self.inferences.load(Ordering::Relaxed),
-            execution_count: success.count,
-            success,
+            execution_count: self.executions.load(Ordering::Relaxed),
+            success: self.success.read(),
             fail: self.fail.read(),
             queue: self.queue.read(),
-            compute: self.compute.read(),
+            compute_input: self.compute_input.read(),
+            compute_infer: self.compute_infer.read(),
+            compute_output: self.compute_output.read(),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             last_inference_ms: self.last_inference_ms.load(Ordering::Relaxed),
+            batches,
         }
     }
 
-    pub(crate) fn succeeded(&self, rows: u64, queued: Duration, computed: Duration) {
+    /// One call has its answer.
+    pub(crate) fn succeeded(&self, rows: u64, times: Times) {
         self.inferences.fetch_add(rows, Ordering::Relaxed);
-        self.success.add(queued + computed);
-        self.queue.add(queued);
-        self.compute.add(computed);
+        let Times {
+            queue,
+            compute_input,
+            compute_infer,
+            compute_output,
+        } = times;
+        self.success
+            .add(queue + compute_input + compute_infer + compute_output);
+        self.queue.add(queue);
+        self.compute_input.add(compute_input);
+        self.compute_infer.add(compute_infer);
+        self.compute_output.add(compute_output);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
         self.last_inference_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// One run of the engine, for one call or for several.
+    pub(crate) fn executed(&self, rows: u64, times: Times) {
+        self.executions.fetch_add(1, Ordering::Relaxed);
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        // A number of rows that only one caller ever sent is no batch to remember for ever.
+        if batches.len() < BATCH_SIZES_MAX || batches.contains_key(&rows) {
+            let batch = batches.entry(rows).or_default();
+            batch.compute_input.add(times.compute_input);
+            batch.compute_infer.add(times.compute_infer);
+            batch.compute_output.add(times.compute_output);
+        }
     }
 
     pub(crate) fn failed(&self, took: Duration) {
@@ -85,8 +152,7 @@ struct Timer {
 
 impl Timer {
     fn add(&self, took: Duration) {
-        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.ns.fetch_add(ns, Ordering::Relaxed);
+        self.ns.fetch_add(nanoseconds(took), Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -96,4 +162,15 @@ impl Timer {
             ns: self.ns.load(Ordering::Relaxed),
         }
     }
+}
+
+impl Timing {
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.ns = self.ns.saturating_add(nanoseconds(took));
+    }
+}
+
+fn nanoseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,8 @@
 //! a `BOOL` holds only 0 and 1, and the lengths inside a `BYTES` add up. So nothing behind this
 //! module checks them again. It knows no engine.
 
+mod rows;
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -11,6 +13,8 @@ use half::{bf16, f16};
 use smallvec::SmallVec;
 
 use crate::DType;
+
+pub(crate) use rows::rows_alike;
 
 /// The sizes of a tensor's dimensions, outermost first.
 pub type Shape = SmallVec<[u64; 4]>;
@@ -159,26 +163,6 @@ impl Tensor {
     /// The elements of a [`DType::Bytes`] tensor.
     pub fn byte_strings(&self) -> Option<impl Iterator<Item = &[u8]>> {
         (self.dtype == DType::Bytes).then(|| ByteStrings { rest: &self.data })
-    }
-
-    /// The rows `start..start + count` of the first dimension, sharing the data; none if there are
-    /// fewer, or no dimension, or the elements have no common size.
-    pub fn rows(&self, start: u64, count: u64) -> Option<Tensor> {
-        let size = self.dtype.size()?;
-        let (rows, row_shape) = self.shape.split_first()?;
-        let end = start.checked_add(count).filter(|end| end <= rows)?;
-        let row_bytes = element_count(self.dtype, row_shape).ok()? * size;
-        let mut shape = self.shape.clone();
-        shape[0] = count;
-        // With elements in every row, the offsets are within the data; without, they are all 0.
-        let data = self
-            .data
-            .slice(row_bytes * start as usize..row_bytes * end as usize);
-        Some(Tensor {
-            dtype: self.dtype,
-            shape,
-            data,
-        })
     }
 }
 
@@ -443,7 +427,6 @@ mod tests {
         let strings: [&[u8]; 3] = [b"", b"a\0b", "é".as_bytes()];
         let tensor = Tensor::from_byte_strings(&[3, 1], strings).unwrap();
         assert_eq!(tensor.byte_strings().unwrap().collect::<Vec<_>>(), strings);
-        assert!(tensor.rows(0, 1).is_none());
     }
 
     #[test]

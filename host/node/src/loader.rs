@@ -1,11 +1,17 @@
 //! From a package in the store to a revision that can serve: models loaded, warmed and checked
 //! against their golden samples, the predictor compiled and its first instance up.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU64, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use dunlin_inference::{
-    BackendKind, DType, Dim, GoldenSample, GraphOptimization, LoadRequest, Model, ModelOptions,
-    ModelSource, OnnxRuntimeOptions, Registry, TensorSpec, Tolerance, TorchScriptOptions,
+    BackendKind, BatchOptions, DType, Dim, GoldenSample, GraphOptimization, LoadRequest, Model,
+    ModelOptions, ModelSource, OnnxRuntimeOptions, Registry, TensorSpec, Tolerance,
+    TorchScriptOptions,
 };
 use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
 use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
@@ -215,6 +221,8 @@ fn options(model: &edge_config::Model) -> ModelOptions {
     let count = |count: u32| NonZeroUsize::new(count as usize).unwrap_or(NonZeroUsize::MIN);
     ModelOptions {
         workers: count(model.workers),
+        queue_max: count(model.max_queue_size),
+        batching: model.batching.as_ref().map(batching),
         threads_per_run: count(model.threads),
         onnxruntime: OnnxRuntimeOptions {
             graph_optimization: match onnxruntime.graph_optimization {
@@ -233,6 +241,16 @@ fn options(model: &edge_config::Model) -> ModelOptions {
         inputs: model.inputs.iter().map(spec).collect(),
         outputs: model.outputs.iter().map(spec).collect(),
         ..ModelOptions::default()
+    }
+}
+
+fn batching(batching: &edge_config::Batching) -> BatchOptions {
+    let rows = |rows: u64| NonZeroU64::new(rows).unwrap_or(NonZeroU64::MIN);
+    let preferred = batching.preferred_batch_size.iter();
+    BatchOptions {
+        max_batch_size: rows(batching.max_batch_size),
+        preferred_batch_size: preferred.map(|size| rows(*size)).collect(),
+        max_queue_delay: batching.max_queue_delay,
     }
 }
 

@@ -141,7 +141,7 @@ impl Families<'_, '_> {
             (
                 "dunlin_model_compute_seconds",
                 "Time that the engine ran",
-                |stats| stats.compute.ns as f64 * 1e-9,
+                |stats| stats.compute_infer.ns as f64 * 1e-9,
             ),
         ];
         for (name, help, figure) in FIGURES {

@@ -59,6 +59,8 @@ pub struct ModelOptions {
     pub threads_per_run: NonZeroUsize,
     /// Calls that may wait for a worker.
     pub queue_max: NonZeroUsize,
+    /// Calls share runs.
+    pub batching: Option<BatchOptions>,
     /// Combinations of input shapes that stay prepared.
     pub plans_max: NonZeroUsize,
     /// The largest tensor that a run may make on its way, in bytes. Some models make one that
@@ -69,6 +71,17 @@ pub struct ModelOptions {
     /// What a TorchScript file does not say. Where a file says it too, both must agree.
     pub inputs: Vec<TensorSpec>,
     pub outputs: Vec<TensorSpec>,
+}
+
+/// How calls are put together to runs; the names are Triton's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BatchOptions {
+    /// Rows of one run.
+    pub max_batch_size: NonZeroU64,
+    /// Numbers of rows at which a run does not wait for more; none is as good as the greatest.
+    pub preferred_batch_size: Vec<NonZeroU64>,
+    /// How long the oldest call waits for others while the engine has other work.
+    pub max_queue_delay: Duration,
 }
 
 /// Options that ONNX Runtime alone has.
@@ -106,6 +119,7 @@ impl Default for ModelOptions {
             workers: NonZeroUsize::MIN,
             threads_per_run: NonZeroUsize::MIN,
             queue_max: const { NonZeroUsize::new(256).expect("not zero") },
+            batching: None,
             plans_max: const { NonZeroUsize::new(16).expect("not zero") },
             tensor_bytes_max: const { NonZeroU64::new(1 << 30).expect("not zero") },
             onnxruntime: OnnxRuntimeOptions::default(),

@@ -206,12 +206,13 @@ impl Reference {
         let input = &self.input;
         let elements: u64 = input.shape.iter().product();
         let bytes = elements * input.element_bytes;
+        let shape = [&[1], input.shape].concat();
         let head = json!({
             "parameters": {"binary_data_output": true},
             "inputs": [{
                 "name": input.name,
                 "datatype": input.datatype,
-                "shape": [&[1], input.shape].concat(),
+                "shape": shape,
                 "parameters": {"binary_data_size": bytes},
             }],
         })
