@@ -124,6 +124,30 @@ pub fn one_line(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// What a native engine said.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct EngineText(String);
+
+impl EngineText {
+    pub(crate) fn cause(text: &str) -> Option<Cause> {
+        Some(Box::new(EngineText(shortened(text))))
+    }
+}
+
+/// An engine's text on one line, without most of it where it is very long: engines print whole
+/// nodes into their errors, constants included, and whole tracebacks.
+pub(crate) fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 600;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut text = words.join(" ");
+    if let Some((end, _)) = text.char_indices().nth(CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// What a panic said.
 pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::onnxruntime::OnnxRuntime;
 use super::torchscript::TorchScript;
 use super::tract::Tract;
-use super::{Backend, BackendKind, ModelSource};
+use super::{Backend, BackendKind, ModelSource, elf};
 use crate::{InferenceError, one_line};
 
 /// Where the native libraries of a node are looked for: a path that is given, and nowhere else
@@ -252,13 +252,67 @@ fn absent(kind: BackendKind) -> impl FnOnce(Absence) -> InferenceError {
     }
 }
 
-/// What the dynamic linker said, without the file name in front, which the caller knows.
-pub(super) fn linker_text(error: &libloading::Error, path: &Path) -> String {
-    let text = one_line(error);
-    let name = path.display().to_string();
-    match text.strip_prefix(&format!("{name}: ")) {
-        // Kept for a name that the system searched for: `system_has` reads it.
-        Some(rest) if path.is_absolute() => rest.to_owned(),
-        _ => text,
+/// A library of which a process can have one file only: whoever wants it next gets what the first
+/// one opened.
+#[derive(Debug)]
+pub(super) struct OncePerProcess<T> {
+    opened: Mutex<Option<(PathBuf, T)>>,
+}
+
+impl<T: Clone> OncePerProcess<T> {
+    pub(super) const fn new() -> Self {
+        OncePerProcess {
+            opened: Mutex::new(None),
+        }
     }
+
+    /// The library at `path`, opened by `open` if nobody has opened it. What `check` says of the file
+    /// comes first: a file of no use is told from one that comes too late.
+    pub(super) fn open(
+        &self,
+        path: &Path,
+        check: impl FnOnce(&Path) -> Result<(), String>,
+        open: impl FnOnce(&Path) -> Result<T, String>,
+    ) -> Result<T, String> {
+        check(path)?;
+        // Held meanwhile: whoever comes second is to find what the first one opens.
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((known, library)) = &*opened else {
+            let (_, library) = opened.insert((path.to_owned(), open(path)?));
+            return Ok(library.clone());
+        };
+        let whole = |path: &Path| path.canonicalize().ok();
+        if known == path || (whole(path).is_some() && whole(path) == whole(known)) {
+            return Ok(library.clone());
+        }
+        Err(format!(
+            "this process has opened {} already, and cannot open another; restart it",
+            known.display()
+        ))
+    }
+}
+
+/// Whether the file is a whole library. Of a bare name nothing is known: it is the system's to find.
+pub(super) fn check_library(path: &Path) -> Result<(), String> {
+    match path.components().count() {
+        0 | 1 => Ok(()),
+        _ => elf::check(path),
+    }
+}
+
+/// Opens a shared library. The text of a failure leaves out an absolute path, which its reader knows;
+/// a bare name stays, for [`system_has`].
+pub(super) fn open_library(path: &Path) -> Result<libloading::Library, String> {
+    check_library(path)?;
+    #[expect(unsafe_code, reason = "opening a library runs its initialisers")]
+    // SAFETY: the file is the one that the operator of the node installed or named as this library,
+    // and is trusted as the node's own binary is.
+    let opened = unsafe { libloading::Library::new(path) };
+    opened.map_err(|error| {
+        let text = one_line(&error);
+        match text.strip_prefix(&format!("{}: ", path.display())) {
+            Some(rest) if path.is_absolute() => rest.to_owned(),
+            _ => text,
+        }
+    })
 }

@@ -2,8 +2,10 @@
 //!
 //! Everything below `backend` may name an ML library; nothing above it does.
 
+mod elf;
 mod locate;
 mod onnxruntime;
+mod run_time;
 mod source;
 mod torchscript;
 mod tract;

@@ -1,7 +1,7 @@
 //! Where the bytes of a model are.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
@@ -61,7 +61,7 @@ impl ModelSource {
         length: Option<u64>,
     ) -> Result<Vec<u8>, InferenceError> {
         let path = self.external_path(name)?;
-        let failed = |source: std::io::Error| InferenceError::Load {
+        let failed = |source: io::Error| InferenceError::Load {
             reason: format!("{} cannot be read", path.display()),
             source: Some(source.into()),
         };
@@ -94,6 +94,25 @@ impl ModelSource {
             })
     }
 
+    /// The whole model.
+    pub(super) fn read_all(&self) -> Result<Bytes, InferenceError> {
+        match &self.content {
+            ModelContent::Path(path) => {
+                let bytes = std::fs::read(path).map_err(cannot_open(path))?;
+                Ok(bytes.into())
+            }
+            ModelContent::Bytes(bytes) => Ok(bytes.clone()),
+        }
+    }
+
+    /// The model's file, if it is one.
+    pub(super) fn as_path(&self) -> Option<&Path> {
+        match &self.content {
+            ModelContent::Path(path) => Some(path),
+            ModelContent::Bytes(_) => None,
+        }
+    }
+
     /// Whether the model is a zip archive, which no ONNX file is: the first byte of a protobuf
     /// message is a tag, and 0x50 is no tag of a model.
     pub(super) fn is_zip(&self) -> Result<bool, InferenceError> {
@@ -108,7 +127,8 @@ impl ModelSource {
         Ok(start == *b"PK\x03\x04")
     }
 
-    fn external_path(&self, name: &str) -> Result<PathBuf, InferenceError> {
+    /// Where a file is that the model refers to by `name`. It may not be there.
+    pub(super) fn external_path(&self, name: &str) -> Result<PathBuf, InferenceError> {
         if let Some((_, path)) = self.files.iter().find(|(given, _)| given == name) {
             return Ok(path.clone());
         }
@@ -130,8 +150,12 @@ impl ModelSource {
 }
 
 fn open(path: &Path) -> Result<File, InferenceError> {
-    File::open(path).map_err(|source| InferenceError::Load {
+    File::open(path).map_err(cannot_open(path))
+}
+
+fn cannot_open(path: &Path) -> impl FnOnce(io::Error) -> InferenceError {
+    move |source| InferenceError::Load {
         reason: format!("{} cannot be opened", path.display()),
         source: Some(source.into()),
-    })
+    }
 }

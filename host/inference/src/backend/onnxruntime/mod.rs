@@ -1,16 +1,31 @@
 //! ONNX Runtime, a library that is opened at run time.
+//!
+//! The library and its one environment live as long as the process: ONNX Runtime cannot be opened
+//! twice, and its threads may outlast `main`, so neither is ever closed. `ort` panics where it is
+//! left to find the library on its own; so [`library`] opens and checks the file first, and
+//! nothing here calls `ort` before that.
+
+mod convert;
+mod files;
+mod library;
+mod session;
 
 use std::path::{Path, PathBuf};
 
-use super::locate::Library;
+use ort::environment::Environment;
+
+use super::locate::{Library, OncePerProcess};
 use super::{Backend, BackendKind, ModelOptions, ModelSource, Session};
 use crate::InferenceError;
+use library::Opened;
 
-#[derive(Debug)]
 pub(super) struct OnnxRuntime {
+    environment: Environment,
     path: PathBuf,
     version: String,
 }
+
+static OPENED: OncePerProcess<Opened> = OncePerProcess::new();
 
 impl Library for OnnxRuntime {
     const KIND: BackendKind = BackendKind::OnnxRuntime;
@@ -18,10 +33,15 @@ impl Library for OnnxRuntime {
     const FILE: &'static str = "libonnxruntime.so";
 
     fn open(path: &Path) -> Result<Self, String> {
-        Err(format!(
-            "{}: cannot open shared object file",
-            path.display()
-        ))
+        let Opened {
+            environment,
+            version,
+        } = OPENED.open(path, library::check, library::open)?;
+        Ok(OnnxRuntime {
+            environment,
+            path: path.to_owned(),
+            version,
+        })
     }
 
     fn path(&self) -> &Path {
@@ -35,7 +55,7 @@ impl Library for OnnxRuntime {
 
 impl Backend for OnnxRuntime {
     fn name(&self) -> &'static str {
-        "onnxruntime"
+        BackendKind::OnnxRuntime.name()
     }
 
     fn platform(&self) -> &'static str {
@@ -44,9 +64,19 @@ impl Backend for OnnxRuntime {
 
     fn load(
         &self,
-        _source: &ModelSource,
-        _options: &ModelOptions,
+        source: &ModelSource,
+        options: &ModelOptions,
     ) -> Result<Box<dyn Session>, InferenceError> {
-        Err(InferenceError::unsupported("not yet"))
+        let session = session::OrtSession::load(&self.environment, source, options)?;
+        Ok(Box::new(session))
+    }
+}
+
+impl std::fmt::Debug for OnnxRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnnxRuntime")
+            .field("path", &self.path)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,34 @@
-//! libtorch, behind a small library of Dunlin that is opened at run time.
+//! libtorch, through a small library of Dunlin's own that is opened at run time.
+//!
+//! libtorch speaks C++, whose names and layouts change with each release; [`TORCHSCRIPT_SHIM`] is
+//! compiled against the headers of the one that is installed and speaks C. Neither is ever closed:
+//! libtorch keeps threads.
+
+mod session;
+mod shim;
 
 use std::path::{Path, PathBuf};
 
-use super::locate::Library;
+use super::locate::{Library, OncePerProcess, check_library};
 use super::{Backend, BackendKind, ModelOptions, ModelSource, Session};
 use crate::InferenceError;
+use shim::Shim;
+
+/// The source of the library that this backend opens: file names and texts, to be compiled against
+/// the headers of libtorch.
+pub const TORCHSCRIPT_SHIM: &[(&str, &str)] = &[
+    ("dunlin_torch.h", include_str!("shim/dunlin_torch.h")),
+    ("dunlin_torch.cpp", include_str!("shim/dunlin_torch.cpp")),
+];
 
 #[derive(Debug)]
 pub(super) struct TorchScript {
+    shim: Shim,
     path: PathBuf,
     version: String,
 }
+
+static OPENED: OncePerProcess<Shim> = OncePerProcess::new();
 
 impl Library for TorchScript {
     const KIND: BackendKind = BackendKind::TorchScript;
@@ -18,10 +36,12 @@ impl Library for TorchScript {
     const FILE: &'static str = "libdunlin_torch.so";
 
     fn open(path: &Path) -> Result<Self, String> {
-        Err(format!(
-            "{}: cannot open shared object file",
-            path.display()
-        ))
+        let shim = OPENED.open(path, check_library, Shim::open)?;
+        Ok(TorchScript {
+            version: shim.version(),
+            path: path.to_owned(),
+            shim,
+        })
     }
 
     fn path(&self) -> &Path {
@@ -35,7 +55,7 @@ impl Library for TorchScript {
 
 impl Backend for TorchScript {
     fn name(&self) -> &'static str {
-        "torchscript"
+        BackendKind::TorchScript.name()
     }
 
     fn platform(&self) -> &'static str {
@@ -44,16 +64,10 @@ impl Backend for TorchScript {
 
     fn load(
         &self,
-        _source: &ModelSource,
-        _options: &ModelOptions,
+        source: &ModelSource,
+        options: &ModelOptions,
     ) -> Result<Box<dyn Session>, InferenceError> {
-        Err(InferenceError::unsupported("not yet"))
+        let session = session::TorchSession::load(self.shim, source, options)?;
+        Ok(Box::new(session))
     }
 }
-
-/// The source of the library that this backend opens: file names and texts, to be compiled against
-/// the headers of libtorch.
-pub const TORCHSCRIPT_SHIM: &[(&str, &str)] = &[
-    ("dunlin_torch.h", include_str!("shim/dunlin_torch.h")),
-    ("dunlin_torch.cpp", include_str!("shim/dunlin_torch.cpp")),
-];

@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tract_onnx::prelude::TractResult;
 
 use crate::backend::{Backend, ModelOptions, ModelSource, Session};
-use crate::error::panic_text;
+use crate::error::{panic_text, shortened};
 use crate::{Cause, InferenceError};
 
 #[derive(Debug)]
@@ -68,18 +68,11 @@ struct Failure {
     text: String,
 }
 
-/// tract prints whole nodes into its errors, constants included.
-const FAILURE_CHARS_MAX: usize = 600;
-
 impl Failure {
     fn new(text: &str) -> Self {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let mut text = words.join(" ");
-        if let Some((end, _)) = text.char_indices().nth(FAILURE_CHARS_MAX) {
-            text.truncate(end);
-            text.push('…');
+        Failure {
+            text: shortened(text),
         }
-        Failure { text }
     }
 
     fn load(self, reason: impl Into<String>) -> InferenceError {

@@ -1,31 +1,25 @@
 //! The optimised plans of one model, by the sizes they are made for.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use lru::LruCache;
-use smallvec::SmallVec;
 use tract_onnx::prelude::{TValue, TVec, TractResult, TypedRunnableModel};
 
 use super::{Failure, guard};
-
-/// The sizes of the variable input dimensions, in the signature's order.
-pub(super) type Sizes = SmallVec<[u64; 8]>;
+use crate::backend::run_time::{RunTime, Sizes};
 
 /// An optimised graph, and how long its runs take.
 pub(super) struct Plan {
     graph: Arc<TypedRunnableModel>,
-    /// A moving average; 0 before the first run.
-    run_ns: AtomicU64,
+    run_time: RunTime,
 }
 
 impl Plan {
     pub(super) fn new(graph: Arc<TypedRunnableModel>) -> Self {
         Plan {
             graph,
-            run_ns: AtomicU64::new(0),
+            run_time: RunTime::default(),
         }
     }
 
@@ -34,22 +28,8 @@ impl Plan {
         guard(|| -> TractResult<_> { self.graph.run(inputs) })
     }
 
-    pub(super) fn estimate(&self) -> Option<Duration> {
-        let ns = self.run_ns.load(Ordering::Relaxed);
-        (ns > 0).then(|| Duration::from_nanos(ns))
-    }
-
-    /// Moves the average by an eighth. One run counts at most four times the average: a thread that
-    /// lost its core for a while says nothing about the model. Two threads may overwrite each
-    /// other's step; the average does not need every run.
-    pub(super) fn note(&self, took: Duration) {
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let old = self.run_ns.load(Ordering::Relaxed);
-        let new = match old {
-            0 => took,
-            _ => old - old / 8 + took.min(old.saturating_mul(4)) / 8,
-        };
-        self.run_ns.store(new.max(1), Ordering::Relaxed);
+    pub(super) fn run_time(&self) -> &RunTime {
+        &self.run_time
     }
 }
 
@@ -96,7 +76,7 @@ impl Plans {
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 

@@ -15,10 +15,11 @@ use tract_onnx::tract_hir::internal::DimFact;
 
 use super::binding::InputDims;
 use super::onnx_file::{self, DeclaredOutput, NamedInputs, OnnxFile};
-use super::plans::{Plan, Plans, Sizes};
+use super::plans::{Plan, Plans};
 use super::{Failure, convert, guard};
+use crate::backend::run_time::{Sizes, sizes_of};
 use crate::backend::{ModelOptions, ModelSource, Session};
-use crate::{Dim, InferenceError, Signature, Tensor, TensorSpec};
+use crate::{InferenceError, Signature, Tensor, TensorSpec};
 
 pub(super) struct TractSession {
     signature: Signature,
@@ -81,7 +82,7 @@ impl TractSession {
     }
 
     fn plan(&self, inputs: &[Tensor]) -> Result<Arc<Plan>, InferenceError> {
-        let sizes = self.sizes(inputs);
+        let sizes = sizes_of(&self.signature, inputs);
         let plan = match self.plans.ready(&sizes) {
             Some(plan) => plan,
             None => {
@@ -139,18 +140,6 @@ impl TractSession {
             self.tensor_bytes_max
         )))
     }
-
-    fn sizes(&self, inputs: &[Tensor]) -> Sizes {
-        let mut sizes = Sizes::new();
-        for (spec, tensor) in self.signature.inputs.iter().zip(inputs) {
-            for (dim, size) in spec.shape.iter().zip(tensor.shape()) {
-                if *dim == Dim::Any {
-                    sizes.push(*size);
-                }
-            }
-        }
-        sizes
-    }
 }
 
 impl Session for TractSession {
@@ -181,12 +170,16 @@ impl Session for TractSession {
             .zip(values)
             .map(|(spec, value)| convert::from_tract(&spec.name, spec.dtype, value))
             .collect();
-        plan.note(started.elapsed());
+        plan.run_time().note(started.elapsed());
         outputs
     }
 
     fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
-        self.plans.ready(&self.sizes(inputs))?.ok()?.estimate()
+        self.plans
+            .ready(&sizes_of(&self.signature, inputs))?
+            .ok()?
+            .run_time()
+            .estimate()
     }
 }
 
