@@ -134,17 +134,24 @@ impl Backends {
     /// What there is of each engine. Opens those that nobody has wanted yet, which takes up to a
     /// second.
     pub fn report(&self) -> Vec<BackendReport> {
-        vec![
-            BackendReport {
-                name: BackendKind::Tract.name(),
+        let kinds = BackendKind::ALL.into_iter();
+        kinds.filter_map(|kind| self.report_on(kind)).collect()
+    }
+
+    /// What there is of one engine, which alone is opened. None for `auto`, which is no engine.
+    pub fn report_on(&self, kind: BackendKind) -> Option<BackendReport> {
+        match kind {
+            BackendKind::Auto => None,
+            BackendKind::Tract => Some(BackendReport {
+                name: kind.name(),
                 state: BackendState::Ready {
                     path: None,
                     version: Tract::VERSION.to_owned(),
                 },
-            },
-            report(self.onnxruntime()),
-            report(self.torchscript()),
-        ]
+            }),
+            BackendKind::OnnxRuntime => Some(report(self.onnxruntime())),
+            BackendKind::TorchScript => Some(report(self.torchscript())),
+        }
     }
 
     fn onnxruntime(&self) -> Result<Arc<OnnxRuntime>, Absence> {
