@@ -1,6 +1,7 @@
 //! The command line as a whole: what is common to all verbs.
 
 use std::future::Future;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -68,6 +69,10 @@ fn after_long_help() -> String {
 Environment:
   DUNLIN_ENV    the node to talk to, as --env
   DUNLIN_TOKEN  the admin token, in place of the one of the environment
+  DUNLIN_BACKENDS
+                the folder with the native backends
+  DUNLIN_ONNXRUNTIME_LIBRARY, DUNLIN_TORCHSCRIPT_LIBRARY
+                the library file of a backend, in place of any other
   NO_COLOR      no colours; there are none either where the output is not a terminal"
     )
 }
@@ -139,6 +144,29 @@ pub(crate) async fn reading<T: Send + 'static>(
         .map_err(|_| Failure::new(Exit::Failed, "the reading thread panicked"))?
 }
 
+/// Asks a person before something goes. Where nobody can answer nothing is done; `verb` says what.
+pub(crate) async fn confirmed(question: String, verb: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "there is no terminal to ask on")
+            .next(format!("to {verb} without being asked, add -y")));
+    }
+    reading(move || {
+        let failed = |error: io::Error| Failure::caused_by(Exit::Failed, "cannot ask", &error);
+        let mut stderr = io::stderr().lock();
+        write!(stderr, "{question}")
+            .and_then(|()| stderr.flush())
+            .map_err(failed)?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(failed)?;
+        Ok(is_yes(&answer))
+    })
+    .await
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
 /// The folder of a verb that works on a project: the one given, or the current one.
 pub(crate) fn folder(dir: Option<PathBuf>) -> PathBuf {
     dir.unwrap_or_else(|| PathBuf::from("."))
@@ -160,6 +188,16 @@ mod tests {
         for verb in Cli::command().get_subcommands_mut() {
             let help = verb.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn only_yes_is_yes() {
+        for answer in ["y\n", "Y", " yes \n"] {
+            assert!(is_yes(answer), "{answer:?}");
+        }
+        for answer in ["", "\n", "n\n", "yep\n", "yes please\n"] {
+            assert!(!is_yes(answer), "{answer:?}");
         }
     }
 }

@@ -9,6 +9,11 @@ mod api;
     unreachable_pub,
     reason = "`pub` in there is what the rest of the binary uses"
 )]
+mod backend;
+#[expect(
+    unreachable_pub,
+    reason = "`pub` in there is what the rest of the binary uses"
+)]
 mod build;
 mod cli;
 mod client;
@@ -17,8 +22,10 @@ mod exit;
 mod output;
 mod packaging;
 mod paths;
+mod process;
 mod progress;
 mod project;
+mod staging;
 mod table;
 mod verbs;
 

@@ -55,6 +55,17 @@ pub(crate) fn environments_file() -> Result<PathBuf, Failure> {
     Ok(below("XDG_CONFIG_HOME", ".config", |name| env::var_os(name))?.join("environments.yaml"))
 }
 
+/// The path as it is from any folder. It need not exist.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
+        Failure::caused_by(
+            Exit::Failed,
+            format!("cannot resolve {}", path.display()),
+            &error,
+        )
+    })
+}
+
 /// A file in the folder of `path` that is to be renamed to it once it is whole. Its permissions are
 /// those of any file the user makes, not the private ones of other temporary files.
 pub(crate) fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Body;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
@@ -57,7 +57,10 @@ impl Upload {
     }
 }
 
-/// A spinner with a line of text that says what is being done.
+const SPINNER: &str = "{spinner} {msg} ({elapsed})";
+
+/// A line of text that says what is being done, with a spinner, or with a bar where it is known how
+/// much there is to do.
 #[derive(Debug)]
 pub(crate) struct Steps {
     bar: ProgressBar,
@@ -67,17 +70,39 @@ pub(crate) struct Steps {
 impl Steps {
     pub(crate) fn new(output: Output) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(output));
-        bar.set_style(style("{spinner} {msg} ({elapsed})"));
+        bar.set_style(style(SPINNER));
         bar.enable_steady_tick(TICK);
         Self { bar, output }
     }
 
     /// Begins the next step. Where there is no terminal it is a line of its own.
     pub(crate) fn say(&self, text: &str) {
+        self.begin(text, text, SPINNER);
+    }
+
+    /// Begins a step that ends when `size` bytes are there.
+    pub(crate) fn measure(&self, text: &str, size: u64) {
+        self.bar.set_length(size);
+        self.bar.set_position(0);
+        self.begin(
+            text,
+            &format!("{text} ({})", HumanBytes(size)),
+            "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        );
+    }
+
+    /// How many bytes of a measured step are there.
+    pub(crate) fn at(&self, bytes: u64) {
+        self.bar.set_position(bytes);
+    }
+
+    fn begin(&self, text: &str, line: &str, template: &str) {
         if self.bar.is_hidden() {
-            self.output.say(text);
+            self.output.say(line);
         } else {
+            self.bar.set_style(style(template));
             self.bar.set_message(text.to_owned());
+            self.bar.reset_eta();
         }
     }
 

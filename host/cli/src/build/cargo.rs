@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::GuestTarget;
-use super::process::{self, Line};
 use super::standard_library::{StandardLibrary, rustc_of};
+use crate::process::{self, Line};
 
 /// Small, fast and without unwinding: a panic is a trap, which discards the instance.
 const PROFILE: [&str; 8] = [
@@ -229,7 +229,7 @@ fn remap_paths(target: GuestTarget, standard_library: &StandardLibrary) -> Resul
     ))
 }
 
-fn cargo() -> Command {
+pub(super) fn cargo() -> Command {
     // Below another Cargo, the same one: it need not be on the PATH.
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::process;
+use crate::process;
 
 #[derive(Debug, Clone)]
 pub(super) struct Compiler {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::process;
+use crate::process;
 
 /// Where to look, the cheapest index first. Backports keep several versions of the Rust sources.
 const SUITES: [&str; 3] = ["trixie-backports", "forky", "sid"];

@@ -5,12 +5,11 @@
 //! the encoding of a core module. It knows nothing of `dunlin.yaml`, packages or nodes, and it
 //! writes only to Cargo's target directory and to Dunlin's cache.
 
-mod cache;
 mod cargo;
 mod compiler;
 mod debian;
-mod process;
 mod standard_library;
+mod toolchain;
 
 use std::fmt;
 use std::fs;
@@ -24,6 +23,7 @@ use anyhow::{Context as _, Result, bail};
 use self::cargo::Crate;
 use self::compiler::Compiler;
 pub use self::standard_library::StandardLibrary;
+pub use self::toolchain::{Toolchain, ways_to_std};
 
 /// What a guest is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -15,9 +15,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::GuestTarget;
-use super::cache::{Cache, CacheLock};
 use super::compiler::Compiler;
-use super::{debian, process};
+use super::debian;
+use crate::process;
+use crate::staging::{Staging, StagingLock};
 
 /// Where a guest's standard library comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,19 +57,10 @@ pub(super) fn find(
     dir: &Path,
     progress: &mut dyn FnMut(&str),
 ) -> Result<StandardLibrary> {
-    let from_source = std::env::var_os(FROM_SOURCE).is_some_and(|way| way == "source");
-    if compiler.has_std(target.triple()) && !from_source {
-        return Ok(StandardLibrary::Toolchain);
+    if let Some(library) = at_hand(compiler, target) {
+        return Ok(library);
     }
-    let cache = Cache::open("rust");
-    if let Ok(cache) = &cache {
-        let sysroot = cache.path(&entry_name(compiler, target));
-        if is_complete(&sysroot, compiler, target) {
-            return Ok(StandardLibrary::Source { sysroot });
-        }
-    }
-
-    let rustup = if from_source {
+    let rustup = if from_source() {
         format!("not asked, because of {FROM_SOURCE}=source")
     } else {
         progress(&format!(
@@ -82,10 +74,26 @@ pub(super) fn find(
     progress(&format!(
         "rustup cannot add it ({rustup}); setting it up from source"
     ));
-    match cache.and_then(|cache| set_up_source(&cache, compiler, target, progress)) {
+    match Staging::cache("rust").and_then(|cache| set_up_source(&cache, compiler, target, progress))
+    {
         Ok(sysroot) => Ok(StandardLibrary::Source { sysroot }),
         Err(source) => bail!(advice(compiler, target, &rustup, &format!("{source:#}"))),
     }
+}
+
+/// The one that needs no setting up.
+pub(super) fn at_hand(compiler: &Compiler, target: GuestTarget) -> Option<StandardLibrary> {
+    if compiler.has_std(target.triple()) && !from_source() {
+        return Some(StandardLibrary::Toolchain);
+    }
+    let sysroot = Staging::cache("rust")
+        .ok()?
+        .path(&entry_name(compiler, target));
+    is_complete(&sysroot, compiler, target).then_some(StandardLibrary::Source { sysroot })
+}
+
+fn from_source() -> bool {
+    std::env::var_os(FROM_SOURCE).is_some_and(|way| way == "source")
 }
 
 fn advice(compiler: &Compiler, target: GuestTarget, rustup: &str, source: &str) -> String {
@@ -146,7 +154,7 @@ fn entry_name(compiler: &Compiler, target: GuestTarget) -> String {
 }
 
 fn set_up_source(
-    cache: &Cache,
+    cache: &Staging,
     compiler: &Compiler,
     target: GuestTarget,
     progress: &mut dyn FnMut(&str),
@@ -176,8 +184,8 @@ fn set_up_source(
 }
 
 fn fetch_sources(
-    cache: &Cache,
-    lock: &CacheLock,
+    cache: &Staging,
+    lock: &StagingLock,
     compiler: &Compiler,
     progress: &mut dyn FnMut(&str),
 ) -> Result<PathBuf> {
@@ -192,7 +200,7 @@ fn fetch_sources(
             .strip_prefix(release.as_str())
             .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
     };
-    let path = cache.make(lock, &name, |dir| {
+    let path = cache.make::<anyhow::Error>(lock, &name, |dir| {
         let unpacked = debian::fetch("rust-src", &wanted, dir, progress)?;
         let tree = unpacked
             .root
@@ -214,8 +222,8 @@ fn library_of(tree: &Path) -> Option<PathBuf> {
 }
 
 fn find_wasi_libc(
-    cache: &Cache,
-    lock: &CacheLock,
+    cache: &Staging,
+    lock: &StagingLock,
     progress: &mut dyn FnMut(&str),
 ) -> Result<PathBuf> {
     let installed = Path::new("/").join(WASI_LIBC);

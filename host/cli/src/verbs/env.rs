@@ -1,7 +1,7 @@
 //! `dunlin env`: the nodes this user works with.
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::Context;
 use crate::environment::{Environment, LOCAL, Store, Token, TokenSource, check_name, parse_url};
 use crate::exit::{Exit, Failure};
+use crate::paths;
 use crate::table::{Align, Table};
 
 /// Manage environments: the nodes to talk to, by name
@@ -122,7 +123,10 @@ fn configure(args: Configure, mut store: Store, context: &Context) -> Result<(),
     }
     match (args.token, args.token_file) {
         (Some(token), _) => environment.token = TokenSource::Text(read_token(&token)?),
-        (_, Some(path)) => environment.token = TokenSource::File(absolute(&path)?),
+        (_, Some(path)) => {
+            environment.token = // Used from any folder later on. It need not exist yet: a node makes it.
+            TokenSource::File(paths::absolute(&path)?)
+        }
         (None, None) if is_new => {
             return Err(Failure::new(Exit::Usage, format!("{} has no token", args.name))
                 .next("give the node's admin token: --token-file FILE, or --token - on standard input"));
@@ -243,15 +247,4 @@ fn read_token(given: &str) -> Result<Token, Failure> {
     let read = std::io::stdin().take(4096).read_to_string(&mut text);
     read.map_err(|error| Failure::caused_by(Exit::Failed, "cannot read the token", &error))?;
     Token::parse(&text)
-}
-
-/// The file is used from any folder later on. It need not exist yet: a node makes it.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| {
-        Failure::caused_by(
-            Exit::Failed,
-            format!("cannot resolve {}", path.display()),
-            &error,
-        )
-    })
 }

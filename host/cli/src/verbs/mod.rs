@@ -1,9 +1,11 @@
 //! The verbs, one file each: their flags, what they do, what they print.
 
+mod backend;
 mod build;
 mod completion;
 mod delete;
 mod deploy;
+mod doctor;
 mod env;
 mod get;
 mod inspect;
@@ -31,6 +33,8 @@ pub(crate) enum Verb {
     Logs(logs::Args),
     Delete(delete::Args),
     Serve(serve::Args),
+    Backend(backend::Args),
+    Doctor(doctor::Args),
     Env(env::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -48,6 +52,8 @@ impl Verb {
             Self::Predict(args) => predict::run(args, context).await,
             Self::Logs(args) => logs::run(args, context).await,
             Self::Delete(args) => delete::run(args, context).await,
+            Self::Backend(args) => backend::run(args, context).await,
+            Self::Doctor(args) => doctor::run(args, context).await,
             Self::Env(args) => env::run(args, context),
             Self::Version(args) => version::run(args, context).await,
             Self::Completion(args) => completion::run(&args, context),

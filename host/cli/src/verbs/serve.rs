@@ -219,7 +219,7 @@ fn next_steps(ready: &Ready) -> String {
 }
 
 /// A wildcard address is where to listen, not where to connect.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
             SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), v4.port())

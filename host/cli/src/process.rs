@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 /// A line of output and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     Out(String),
     Err(String),
 }
@@ -20,7 +20,7 @@ const LINES_KEPT: usize = 12;
 
 /// Runs `command`; `on_line` sees the lines as they come. A program that is still running after
 /// `limit` is ended.
-pub(super) fn run(
+pub(crate) fn run(
     command: &mut Command,
     limit: Option<Duration>,
     on_line: &mut dyn FnMut(Line),
@@ -68,7 +68,7 @@ pub(super) fn run(
 }
 
 /// Runs `command` and gives back what it wrote to stdout; a failure carries what it said.
-pub(super) fn output(command: &mut Command, limit: Option<Duration>) -> Result<String> {
+pub(crate) fn output(command: &mut Command, limit: Option<Duration>) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut out = String::new();
     let mut said = Vec::new();
