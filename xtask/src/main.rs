@@ -6,6 +6,7 @@
     reason = "a chore tells what it does on the terminal"
 )]
 
+mod backends;
 mod demo;
 mod guests;
 mod process;

@@ -5,17 +5,13 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::process::{exists, step, work_dir};
 
 /// An environment with what `requirements` pins; made once, and again when the file changes.
 pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
-    let Some(python) = ["python3", "python"].into_iter().find(|p| exists(p)) else {
-        bail!(
-            "the tests need Python 3.10 or newer with venv and pip; install it (Debian: apt install python3-venv)"
-        );
-    };
+    let python = interpreter()?;
     let dir = work_dir("python")?.join(name);
     let interpreter = dir.join("bin/python");
     let stamp = dir.join("requirements.installed");
@@ -44,4 +40,12 @@ pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
     )?;
     std::fs::write(stamp, wanted)?;
     Ok(interpreter)
+}
+
+/// The Python of this machine.
+pub(crate) fn interpreter() -> Result<&'static str> {
+    let mut names = ["python3", "python"].into_iter();
+    names.find(|name| exists(name)).context(
+        "the tests need Python 3.10 or newer with venv and pip; install it (Debian: apt install python3-venv)",
+    )
 }

@@ -5,7 +5,7 @@ use std::{process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    guests,
+    backends, guests,
     process::{cargo, exists, root, step},
     python,
 };
@@ -34,13 +34,18 @@ pub(crate) fn run() -> Result<()> {
     standard_library_from_source()?;
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
+    let native = backends::variables(&guests::binary("debug"))?;
     step(
         "Tests of every crate, of the guests natively, and end to end",
         cargo()
             .args(["test", "--workspace"])
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
-            .env("DUNLIN_PYTHON", &python),
+            .env("DUNLIN_PYTHON", &python)
+            // Where one is left out, one that is set here would be another version's.
+            .env_remove("DUNLIN_BACKENDS")
+            .env_remove("DUNLIN_ONNX_CASES")
+            .envs(native),
     )?;
     step(
         "Documentation",
