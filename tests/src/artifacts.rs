@@ -48,6 +48,26 @@ pub fn python() -> PathBuf {
     existing(path, "cargo xtask test")
 }
 
+/// The backend folder that `cargo xtask test` makes, where it has all of `names`. None, and a line
+/// that says so, on a machine that cannot have them, unless `DUNLIN_REQUIRE_BACKENDS` is set.
+///
+/// # Panics
+/// They are required and not there.
+#[must_use]
+pub fn backends(names: &[&str]) -> Option<PathBuf> {
+    let folder =
+        from_environment("DUNLIN_BACKENDS").unwrap_or_else(|| target().join("dunlin/backends"));
+    let absent = |name: &&&str| !folder.join(name).join("backend.json").is_file();
+    let Some(absent) = names.iter().find(absent) else {
+        return Some(folder);
+    };
+    let reason = format!("{} has no {absent}; run cargo xtask test", folder.display());
+    let required = env::var_os("DUNLIN_REQUIRE_BACKENDS").is_some_and(|value| value == "1");
+    assert!(!required, "not skipped: {reason}");
+    eprintln!("skipped: {reason}");
+    None
+}
+
 fn from_environment(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
 }

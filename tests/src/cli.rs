@@ -112,7 +112,10 @@ impl Cli {
             .env("XDG_CONFIG_HOME", self.home.path().join("config"))
             .env("XDG_DATA_HOME", self.home.path().join("data"))
             .env_remove("DUNLIN_ENV")
-            .env_remove("DUNLIN_TOKEN");
+            .env_remove("DUNLIN_TOKEN")
+            .env_remove("DUNLIN_BACKENDS")
+            .env_remove("DUNLIN_ONNXRUNTIME_LIBRARY")
+            .env_remove("DUNLIN_TORCHSCRIPT_LIBRARY");
         command
     }
 }
