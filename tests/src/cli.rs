@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -95,12 +95,8 @@ impl Cli {
         // A command that wants no input may be gone already.
         let _closed = stdin.write_all(input);
         drop(stdin);
-        let output = child.wait_with_output().expect("a child can be waited for");
-        Ran {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let output = child.wait_with_output();
+        output.expect("a child can be waited for").into()
     }
 
     /// `dunlin`, in this home, without anything of the environment that it reads.
@@ -123,6 +119,16 @@ impl Cli {
 impl Default for Cli {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 

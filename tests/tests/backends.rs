@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use dunlin_tests::{Cli, Node, NodeOptions, backends, until};
+use dunlin_tests::{Cli, Node, NodeOptions, Ran, backends, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -48,12 +48,6 @@ struct User {
     folder: PathBuf,
 }
 
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
 impl User {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.cli.command();
@@ -69,18 +63,18 @@ impl User {
         ran(&mut self.command(arguments))
     }
 
-    fn doctor(&self) -> (Option<i32>, Value) {
+    fn doctor(&self) -> (i32, Value) {
         let config = self.config.to_string_lossy();
         let ran = self.run(&["doctor", "--config", &config, "-o", "json"]);
-        let document = ran.json();
-        assert_eq!(document["ready"] == true, ran.code == Some(0), "{document}");
-        (ran.code, document)
+        let code = ran.code.expect("it is not killed");
+        let document = ran.json(code);
+        assert_eq!(document["ready"] == true, code == 0, "{document}");
+        (code, document)
     }
 
     fn list(&self) -> Value {
         let ran = self.run(&["backend", "list", "-o", "json"]);
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        ran.json()
+        ran.json(0)
     }
 
     /// What is in the backend folder, and what was left in the cache.
@@ -92,20 +86,8 @@ impl User {
     }
 }
 
-impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|_| panic!("no JSON: {}{}", self.stdout, self.stderr))
-    }
-}
-
 fn ran(command: &mut Command) -> Ran {
-    let output = command.output().expect("dunlin can be run");
-    Ran {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    command.output().expect("dunlin can be run").into()
 }
 
 /// What is in a folder, but for the lock that keeps two runs apart.
@@ -118,17 +100,17 @@ fn names(folder: &Path) -> Vec<String> {
 fn part<'a>(document: &'a Value, name: &str) -> &'a Value {
     let parts = document["parts"].as_array().expect("a list");
     let found = parts.iter().find(|part| part["name"] == name);
-    found.unwrap_or_else(|| panic!("no {name} in {document}"))
+    found.expect("it is told of")
 }
 
 fn listed<'a>(document: &'a Value, name: &str) -> &'a Value {
     let backends = document["backends"].as_array().expect("a list");
     let found = backends.iter().find(|backend| backend["name"] == name);
-    found.unwrap_or_else(|| panic!("no {name} in {document}"))
+    found.expect("it is told of")
 }
 
 fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+    value.as_str().expect("a text")
 }
 
 #[test]
@@ -136,7 +118,7 @@ fn without_a_backend_everything_else_is_in_order() {
     let empty = tempfile::tempdir().expect("a folder");
     let user = user(empty.path());
     let (code, document) = user.doctor();
-    assert_eq!(code, Some(0), "{document}");
+    assert_eq!(code, 0, "{document}");
     for name in NATIVE {
         let missing = part(&document, &format!("backend {name}"));
         assert_eq!(missing["state"], "missing", "{missing}");
@@ -174,7 +156,7 @@ fn installed_backends_run_a_model() {
     };
     let user = user(&folder);
     let (code, document) = user.doctor();
-    assert_eq!(code, Some(0), "{document}");
+    assert_eq!(code, 0, "{document}");
     let list = user.list();
     for (name, library) in NATIVE.into_iter().zip(LIBRARIES) {
         let found = part(&document, &format!("backend {name}"));
@@ -193,7 +175,7 @@ fn installed_backends_run_a_model() {
         .command(&["backend", "list", "-o", "json"])
         .env("DUNLIN_BACKENDS", user.cli.home())
         .env("DUNLIN_ONNXRUNTIME_LIBRARY", &library));
-    let document = elsewhere.json();
+    let document = elsewhere.json(0);
     let named = listed(&document, "onnxruntime");
     assert_eq!(
         (&named["state"], &named["found"]),
@@ -228,8 +210,7 @@ fn installing_what_is_there_does_nothing() {
             "json",
         ])
         .env("PIP_NO_INDEX", "1"));
-    assert_eq!(again.code, Some(0), "{}", again.stderr);
-    let document = again.json();
+    let document = again.json(0);
     for name in NATIVE {
         assert_eq!(listed(&document, name)["installed"], false, "{document}");
     }
@@ -245,6 +226,24 @@ fn a_broken_file_in_a_librarys_place_is_told_and_survived() {
         fs::write(&path, "not a library").expect("the folder is ours");
         check_broken(&user(folder.path()), name, &path);
     }
+}
+
+#[test]
+fn a_library_that_ends_the_process_is_told_and_survived() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(LIBRARIES[0]);
+    fs::create_dir(path.parent().expect("a folder")).expect("the folder is ours");
+    let source = folder.path().join("crash.c");
+    let code = "__attribute__((constructor)) static void crash(void) { __builtin_trap(); }";
+    fs::write(&source, code).expect("the folder is ours");
+    let mut compiler = Command::new("cc");
+    let compiler = compiler.args(["-shared", "-fPIC", "-o"]).arg(&path);
+    let compiled = compiler.arg(&source).status();
+    assert!(compiled.is_ok_and(|status| status.success()), "cc is there");
+    let user = user(folder.path());
+    check_broken(&user, NATIVE[0], &path);
+    let reason = listed(&user.list(), NATIVE[0])["reason"].clone();
+    assert!(text(&reason).contains("crashes"), "{reason}");
 }
 
 #[test]
@@ -275,7 +274,7 @@ fn a_truncated_library_is_told_and_survived() {
 /// `name` is broken by a file at `path` or below it, and nothing else is.
 fn check_broken(user: &User, name: &str, path: &Path) {
     let (code, document) = user.doctor();
-    assert_eq!(code, Some(1), "{document}");
+    assert_eq!(code, 1, "{document}");
     let broken = part(&document, &format!("backend {name}"));
     assert_eq!(broken["state"], "broken", "{broken}");
     let install = format!("dunlin backend install {name}");
@@ -332,8 +331,7 @@ fn a_library_that_was_named_is_not_replaced_by_another() {
     let ran = ran(user
         .command(&["doctor", "--config", &config, "-o", "json"])
         .env("DUNLIN_ONNXRUNTIME_LIBRARY", &absent));
-    assert_eq!(ran.code, Some(1));
-    let document = ran.json();
+    let document = ran.json(1);
     let named = part(&document, "backend onnxruntime");
     assert_eq!(named["state"], "broken", "{named}");
     assert!(
@@ -372,21 +370,22 @@ fn a_node_that_cannot_start_here_is_told() {
             "-o",
             "json",
         ]);
-        (ran.code, ran.json())
+        let code = ran.code.expect("it is not killed");
+        (code, ran.json(code))
     };
     let data_dir = user.cli.path("data");
 
     let (code, document) = doctor(&taken_at.to_string(), &data_dir);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     let port = part(&document, "port of the data plane");
     assert_eq!(port["state"], "missing", "{port}");
     assert!(text(&port["next"]).contains("--listen"), "{port}");
     let (code, document) = doctor(&node_at, &data_dir);
-    assert_eq!(code, Some(0), "{document}");
+    assert_eq!(code, 0, "{document}");
     let port = part(&document, "port of the data plane");
     assert!(text(&port["found"]).contains("a node is there"), "{port}");
     let (code, document) = doctor("127.0.0.1:0", &file);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert_eq!(part(&document, "data folder")["state"], "missing");
 }
 
@@ -425,8 +424,7 @@ fn a_backend_is_removed_when_that_is_confirmed() {
     assert_eq!(nobody.code, Some(2), "{}", nobody.stderr);
     assert_eq!(names(folder.path()), ["onnxruntime"]);
     let removed = user.run(&["backend", "remove", "onnxruntime", "-y", "-o", "json"]);
-    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
-    assert_eq!(removed.json()["removed"], true);
+    assert_eq!(removed.json(0)["removed"], true);
     assert_eq!(names(folder.path()), [""; 0]);
     assert!(installed.join(LIBRARIES[0]).is_file());
     let again = user.run(&["backend", "remove", "onnxruntime", "-y"]);
@@ -475,8 +473,7 @@ fn a_killed_download_leaves_nothing_installed_and_works_when_repeated() {
         return;
     }
     let again = user.run(&["backend", "install", "onnxruntime", "-o", "json"]);
-    assert_eq!(again.code, Some(0), "{}", again.stderr);
-    assert_eq!(again.json()["backends"][0]["installed"], true);
+    assert_eq!(again.json(0)["backends"][0]["installed"], true);
     assert_eq!(user.left(), [vec!["onnxruntime"], vec![""; 0]]);
     assert_eq!(listed(&user.list(), "onnxruntime")["state"], "ready");
 
@@ -484,7 +481,7 @@ fn a_killed_download_leaves_nothing_installed_and_works_when_repeated() {
     let library = folder.path().join(LIBRARIES[0]);
     fs::write(&library, "not a library").expect("the folder is ours");
     let repaired = user.run(&["backend", "install", "onnxruntime", "-o", "json"]);
-    assert_eq!(repaired.json()["backends"][0]["installed"], true);
+    assert_eq!(repaired.json(0)["backends"][0]["installed"], true);
     assert_eq!(listed(&user.list(), "onnxruntime")["state"], "ready");
 }
 
