@@ -4,6 +4,7 @@ pub(crate) mod admin;
 mod body;
 pub(crate) mod data;
 mod failure;
+mod models_alone;
 mod oip;
 mod predict;
 

@@ -1,6 +1,8 @@
-//! `/{deployment}` to the predictor's `predict`, and back.
+//! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
+//! answered by `models_alone`.
 
 use bytes::Bytes;
+use dunlin_inference::{Model, NamedTensors};
 use dunlin_sandbox::Deadline;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -8,6 +10,7 @@ use super::{
     body::{self, ReplyBody, RequestBody, full},
     data::Exchange,
     failure::Failure,
+    models_alone,
 };
 use crate::deployment::{Deployment, Revision};
 
@@ -71,6 +74,22 @@ pub(crate) async fn read_body(
         })?
 }
 
+/// Runs a model within the request's deadline.
+pub(crate) async fn run(
+    model: &Model,
+    inputs: NamedTensors,
+    deadline: Deadline,
+) -> Result<NamedTensors, Failure> {
+    let answered = tokio::time::timeout_at(deadline.at(), model.infer(inputs)).await;
+    let outputs = answered.map_err(|_elapsed| {
+        Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the model did not answer within the deadline",
+        )
+    })?;
+    Ok(outputs?)
+}
+
 async fn predict(
     exchange: Exchange,
     deployment: &Deployment,
@@ -78,10 +97,7 @@ async fn predict(
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = serving(deployment)?;
     let Some(predictor) = &revision.predictor else {
-        let name = &deployment.record.name;
-        return Err(Failure::not_found(format!(
-            "deployment \"{name}\" has models and no predictor; POST to /v2/models/{name}/infer"
-        )));
+        return models_alone::predict(exchange, revision, path).await;
     };
     let deadline = Deadline::after(revision.limits.deadline);
     let (parts, id) = (exchange.parts, exchange.id);

@@ -100,14 +100,7 @@ pub(super) async fn infer(
             let inputs: NamedTensors = names.zip(ordered).collect();
             predictor.infer(&id, &inputs, deadline).await?
         }
-        TensorTarget::Model(model) => tokio::time::timeout_at(deadline.at(), model.infer(inputs))
-            .await
-            .map_err(|_elapsed| {
-                Failure::new(
-                    http::StatusCode::GATEWAY_TIMEOUT,
-                    "the model did not answer within the deadline",
-                )
-            })??,
+        TensorTarget::Model(model) => predict::run(model, inputs, deadline).await?,
     };
     encode(addressed, wanted, &outputs)
 }

@@ -6,7 +6,7 @@
 mod infer;
 mod tensor_json;
 
-pub(crate) use tensor_json::specs;
+pub(crate) use tensor_json::{Nested, parse_nested, specs};
 
 use std::sync::Arc;
 

@@ -31,6 +31,28 @@ pub(crate) fn specs(specs: &[TensorSpec]) -> Vec<Value> {
 /// # Errors
 /// An element of another kind, out of its datatype's range, or nested deeper than 128.
 pub(super) fn parse(dtype: DType, data: &RawValue) -> Result<Vec<u8>, serde_json::Error> {
+    elements(dtype, data, None)
+}
+
+/// The elements in `data` as the bytes of a tensor of `dtype`, and the shape that their nesting is:
+/// `[[1, 2, 3]]` has 1 by 3.
+///
+/// # Errors
+/// As [`parse`], and lists that do not make a rectangle.
+pub(crate) fn parse_nested(
+    dtype: DType,
+    data: &RawValue,
+) -> Result<(Vec<u64>, Vec<u8>), serde_json::Error> {
+    let mut nesting = Nesting::default();
+    let bytes = elements(dtype, data, Some(&mut nesting))?;
+    Ok((nesting.shape, bytes))
+}
+
+fn elements(
+    dtype: DType,
+    data: &RawValue,
+    nesting: Option<&mut Nesting>,
+) -> Result<Vec<u8>, serde_json::Error> {
     let text = data.get();
     // Every element takes two characters of JSON at least, its comma included.
     let mut bytes = Vec::with_capacity(text.len() / 2 * dtype.size().unwrap_or(2));
@@ -38,6 +60,7 @@ pub(super) fn parse(dtype: DType, data: &RawValue) -> Result<Vec<u8>, serde_json
     Elements {
         dtype,
         bytes: &mut bytes,
+        nesting,
     }
     .deserialize(&mut deserializer)?;
     deserializer.end()?;
@@ -47,6 +70,56 @@ pub(super) fn parse(dtype: DType, data: &RawValue) -> Result<Vec<u8>, serde_json
 struct Elements<'a> {
     dtype: DType,
     bytes: &'a mut Vec<u8>,
+    /// Where the lists must make a rectangle.
+    nesting: Option<&'a mut Nesting>,
+}
+
+/// The rectangle that lists make: what the first way down to an element found, and whether all the
+/// others agree with it.
+#[derive(Default)]
+struct Nesting {
+    shape: Vec<u64>,
+    /// How many lists are open.
+    depth: usize,
+    /// An element was seen, so there are no further dimensions.
+    complete: bool,
+}
+
+impl Nesting {
+    fn element<E: de::Error>(&mut self) -> Result<(), E> {
+        self.complete |= self.depth == self.shape.len();
+        match self.depth == self.shape.len() {
+            true => Ok(()),
+            false => Err(E::custom("an element stands beside lists")),
+        }
+    }
+
+    /// Says whether this is the first list of its depth.
+    fn open<E: de::Error>(&mut self) -> Result<bool, E> {
+        let first = self.depth == self.shape.len();
+        if first && self.complete {
+            return Err(E::custom("a list stands beside elements"));
+        }
+        if first {
+            self.shape.push(0);
+        }
+        self.depth += 1;
+        Ok(first)
+    }
+
+    fn close<E: de::Error>(&mut self, first: bool, length: u64) -> Result<(), E> {
+        self.depth -= 1;
+        let known = &mut self.shape[self.depth];
+        if first {
+            *known = length;
+        }
+        match *known == length {
+            true => Ok(()),
+            false => Err(E::custom(format_args!(
+                "a list has {length} elements, and another of the same depth {known}"
+            ))),
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Elements<'_> {
@@ -70,18 +143,30 @@ impl<'de> Visitor<'de> for Elements<'_> {
         write!(f, "{kind} for {}", self.dtype.name())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        let first = match &mut self.nesting {
+            Some(nesting) => nesting.open()?,
+            None => false,
+        };
+        let mut length = 0;
         while elements
             .next_element_seed(Elements {
                 dtype: self.dtype,
                 bytes: &mut *self.bytes,
+                nesting: self.nesting.as_deref_mut(),
             })?
             .is_some()
-        {}
-        Ok(())
+        {
+            length += 1;
+        }
+        match self.nesting {
+            Some(nesting) => nesting.close(first, length),
+            None => Ok(()),
+        }
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+    fn visit_bool<E: de::Error>(mut self, value: bool) -> Result<(), E> {
+        self.element()?;
         if self.dtype != DType::Bool {
             return Err(E::invalid_type(de::Unexpected::Bool(value), &self));
         }
@@ -89,7 +174,8 @@ impl<'de> Visitor<'de> for Elements<'_> {
         Ok(())
     }
 
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
+    fn visit_str<E: de::Error>(mut self, value: &str) -> Result<(), E> {
+        self.element()?;
         if self.dtype != DType::Bytes {
             return Err(E::invalid_type(de::Unexpected::Str(value), &self));
         }
@@ -111,7 +197,8 @@ impl<'de> Visitor<'de> for Elements<'_> {
         clippy::cast_possible_truncation,
         reason = "the datatype has the precision that the model was made for"
     )]
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+    fn visit_f64<E: de::Error>(mut self, value: f64) -> Result<(), E> {
+        self.element()?;
         let bytes = &mut *self.bytes;
         match self.dtype {
             DType::F64 => bytes.extend_from_slice(&value.to_le_bytes()),
@@ -125,7 +212,14 @@ impl<'de> Visitor<'de> for Elements<'_> {
 }
 
 impl Elements<'_> {
-    fn integer<E: de::Error>(self, value: i128) -> Result<(), E> {
+    fn element<E: de::Error>(&mut self) -> Result<(), E> {
+        self.nesting.as_mut().map_or(Ok(()), |n| n.element())
+    }
+
+    fn integer<E: de::Error>(mut self, value: i128) -> Result<(), E> {
+        if !self.dtype.is_float() {
+            self.element()?;
+        }
         let bytes = &mut *self.bytes;
         let out_of_range = |_| {
             E::custom(format_args!(
@@ -168,7 +262,64 @@ pub(super) struct Flat<'a>(pub(super) &'a Tensor);
 
 impl Serialize for Flat<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let data: &[u8] = self.0.data();
+        let strings = strings(self.0);
+        let elements = Slice::whole(self.0, &strings);
+        elements.flat(serializer)
+    }
+}
+
+/// A tensor as JSON lists nested as its shape says; a scalar is no list. Elements are as in [`Flat`].
+pub(crate) struct Nested<'a>(pub(crate) &'a Tensor);
+
+impl Serialize for Nested<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let strings = strings(self.0);
+        Slice::whole(self.0, &strings).serialize(serializer)
+    }
+}
+
+fn strings(tensor: &Tensor) -> Vec<&[u8]> {
+    tensor.byte_strings().into_iter().flatten().collect()
+}
+
+/// Part of a tensor: what is behind some indices of its first dimensions.
+struct Slice<'a> {
+    dtype: DType,
+    shape: &'a [u64],
+    data: &'a [u8],
+    /// The elements, where they are byte strings; then `data` is of no use.
+    strings: &'a [&'a [u8]],
+}
+
+impl<'a> Slice<'a> {
+    fn whole(tensor: &'a Tensor, strings: &'a [&'a [u8]]) -> Self {
+        Self {
+            dtype: tensor.dtype(),
+            shape: tensor.shape(),
+            data: tensor.data(),
+            strings,
+        }
+    }
+
+    /// The parts along the first dimension.
+    fn parts(&self) -> impl Iterator<Item = Slice<'a>> {
+        let (count, shape) = match self.shape {
+            [count, rest @ ..] => (*count as usize, rest),
+            [] => (0, self.shape),
+        };
+        let bytes = self.data.len().checked_div(count).unwrap_or(0);
+        let strings = self.strings.len().checked_div(count).unwrap_or(0);
+        let (data, all, dtype) = (self.data, self.strings, self.dtype);
+        (0..count).map(move |at| Slice {
+            dtype,
+            shape,
+            data: data.get(at * bytes..(at + 1) * bytes).unwrap_or_default(),
+            strings: all.get(at * strings..(at + 1) * strings).unwrap_or_default(),
+        })
+    }
+
+    fn flat<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let data = self.data;
         macro_rules! numbers {
             ($number:ty) => {
                 serializer.collect_seq(
@@ -180,7 +331,7 @@ impl Serialize for Flat<'_> {
             };
         }
         let halves = || data.as_chunks::<2>().0.iter();
-        match self.0.dtype() {
+        match self.dtype {
             DType::Bool => serializer.collect_seq(data.iter().map(|byte| *byte != 0)),
             DType::U8 => serializer.collect_seq(data),
             DType::U16 => numbers!(u16),
@@ -198,13 +349,49 @@ impl Serialize for Flat<'_> {
             DType::BF16 => {
                 serializer.collect_seq(halves().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()))
             }
-            DType::Bytes => serializer.collect_seq(
-                self.0
-                    .byte_strings()
-                    .into_iter()
-                    .flatten()
-                    .map(String::from_utf8_lossy),
-            ),
+            DType::Bytes => {
+                serializer.collect_seq(self.strings.iter().map(|text| String::from_utf8_lossy(text)))
+            }
+        }
+    }
+
+    /// The one element of a scalar.
+    fn scalar<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        macro_rules! number {
+            ($number:ty) => {
+                <$number>::from_le_bytes(*self.data.first_chunk().unwrap_or(&[0; _]))
+                    .serialize(serializer)
+            };
+        }
+        let half = || *self.data.first_chunk().unwrap_or(&[0; 2]);
+        match self.dtype {
+            DType::Bool => (self.data != [0]).serialize(serializer),
+            DType::U8 => number!(u8),
+            DType::U16 => number!(u16),
+            DType::U32 => number!(u32),
+            DType::U64 => number!(u64),
+            DType::I8 => number!(i8),
+            DType::I16 => number!(i16),
+            DType::I32 => number!(i32),
+            DType::I64 => number!(i64),
+            DType::F32 => number!(f32),
+            DType::F64 => number!(f64),
+            DType::F16 => f16::from_le_bytes(half()).to_f32().serialize(serializer),
+            DType::BF16 => bf16::from_le_bytes(half()).to_f32().serialize(serializer),
+            DType::Bytes => {
+                let text = self.strings.first().copied().unwrap_or_default();
+                String::from_utf8_lossy(text).serialize(serializer)
+            }
+        }
+    }
+}
+
+impl Serialize for Slice<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.shape {
+            [] => self.scalar(serializer),
+            [_] => self.flat(serializer),
+            _ => serializer.collect_seq(self.parts()),
         }
     }
 }
@@ -268,6 +455,65 @@ mod tests {
                 .unwrap_err()
                 .contains("recursion limit")
         );
+    }
+
+    #[test]
+    fn nesting_is_the_shape() {
+        let shape = |text: &str| {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            let parsed = parse_nested(DType::F32, raw).map_err(|error| error.to_string());
+            parsed.map(|(shape, bytes)| {
+                assert_eq!(bytes.len() as u64, 4 * shape.iter().product::<u64>(), "{text}");
+                shape
+            })
+        };
+        let shapes: [(&str, &[u64]); 8] = [
+            ("2.5", &[]),
+            ("7", &[]),
+            ("[1, 2.5]", &[2]),
+            ("[]", &[0]),
+            ("[[], []]", &[2, 0]),
+            ("[[1, 2, 3], [4, 5, 6]]", &[2, 3]),
+            ("[[[1], [2]]]", &[1, 2, 1]),
+            ("[[[]]]", &[1, 1, 0]),
+        ];
+        for (text, expected) in shapes {
+            assert_eq!(shape(text).as_deref(), Ok(expected), "{text}");
+        }
+        let ragged = [
+            ("[[1, 2], [3]]", "a list has 1 elements, and another of the same depth 2"),
+            ("[[], [1]]", "a list has 1 elements, and another of the same depth 0"),
+            ("[[[1]], [[]]]", "a list has 0 elements, and another of the same depth 1"),
+            ("[[1], 2]", "an element stands beside lists"),
+            ("[[], 2.5]", "an element stands beside lists"),
+            ("[1, [2]]", "a list stands beside elements"),
+            ("[[1], [[2]]]", "a list stands beside elements"),
+        ];
+        for (text, reason) in ragged {
+            let error = shape(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_is_nested_as_its_shape() {
+        let nested = |tensor: &Tensor| serde_json::to_string(&Nested(tensor)).unwrap();
+        let values: Vec<i64> = (0..6).collect();
+        for (shape, expected) in [
+            (&[6][..], "[0,1,2,3,4,5]"),
+            (&[2, 3], "[[0,1,2],[3,4,5]]"),
+            (&[3, 1, 2], "[[[0,1]],[[2,3]],[[4,5]]]"),
+        ] {
+            assert_eq!(nested(&Tensor::from_values(shape, &values).unwrap()), expected);
+        }
+        assert_eq!(nested(&Tensor::from_values(&[], &[-2.5f32]).unwrap()), "-2.5");
+        assert_eq!(nested(&Tensor::from_values(&[], &[f64::NAN]).unwrap()), "null");
+        assert_eq!(nested(&Tensor::new(DType::Bool, &[], vec![1]).unwrap()), "true");
+        assert_eq!(nested(&Tensor::zeros(DType::F32, &[2, 0]).unwrap()), "[[],[]]");
+        let words = Tensor::from_byte_strings(&[2, 2], ["a", "", "bc", "d"]).unwrap();
+        assert_eq!(nested(&words), r#"[["a",""],["bc","d"]]"#);
+        let word = Tensor::from_byte_strings(&[], ["a"]).unwrap();
+        assert_eq!(nested(&word), r#""a""#);
     }
 
     #[test]
