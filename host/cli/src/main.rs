@@ -19,6 +19,7 @@ mod cli;
 mod client;
 mod environment;
 mod exit;
+mod import;
 mod output;
 mod packaging;
 mod paths;
@@ -34,6 +35,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, Context};
 use crate::exit::{Exit, Failure};
@@ -68,11 +70,15 @@ fn run(verb: Verb, context: &Context) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start", &error))?;
     let result = runtime.block_on(async {
+        // Before the verb begins: what it starts or writes must not outlive a Ctrl-C that comes at
+        // once. `ctrl_c()` would listen only when it is first polled.
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start", &error))?;
         tokio::select! {
             // A verb that ends by Ctrl-C, such as `get -w`, is asked first.
             biased;
             result = verb.run(context) => result,
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+            _ = interrupt.recv() => Err(Failure::interrupted()),
         }
     });
     // Whatever still works on another thread writes for nobody now.

@@ -26,6 +26,7 @@ pub use archive::ImportLimits;
 pub use digest::{Digest, DigestError};
 pub use error::PackageError;
 pub use manifest::{Blob, LayerKind, PREDICTOR_TITLE, Package};
+pub use onnx::{OnnxError, external_locations};
 pub use reader::{import, inspect};
 pub use store::{Collected, Collection, Store, StoreError};
 pub use writer::{PackageSummary, Source, WriteError, write};

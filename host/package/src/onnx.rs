@@ -18,7 +18,7 @@ const LOCATION_BYTES_MAX: u64 = 4096;
 
 /// Why a file is not read as an ONNX model.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OnnxError {
+pub enum OnnxError {
     #[error("cannot read the model")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -34,10 +34,8 @@ pub(crate) fn is_format_of(model: &Model) -> bool {
     }
 }
 
-/// The locations that the model names, as they are written there.
-pub(crate) fn external_locations(
-    mut model: impl Read + Seek,
-) -> Result<BTreeSet<String>, OnnxError> {
+/// The files that an ONNX model keeps weights in, as it names them: relative to its own folder.
+pub fn external_locations(mut model: impl Read + Seek) -> Result<BTreeSet<String>, OnnxError> {
     let len = model.seek(SeekFrom::End(0))?;
     model.seek(SeekFrom::Start(0))?;
     let mut walk = Walk {

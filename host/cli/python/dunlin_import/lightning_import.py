@@ -32,11 +32,11 @@ def run(request: dict, reporter: Reporter) -> dict:
     frozen = call.values_read(prepared.golden)
     routes = [_route(route, call, prepared, frozen, request, reporter) for route in request["routes"]]
     return {
-        "class": type(module).__name__,
+        "reference": f"the original module, {type(module).__name__}",
         "inputs": prepared.inputs,
         "outputs": prepared.outputs,
         "golden": golden.FILE,
-        "samples": example.source if example.given else f"generated like {example.source}",
+        "samples": example.source if example.given else f"generated from {example.source}",
         "rows": prepared.rows(),
         "routes": routes,
         "versions": _versions(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -58,11 +59,13 @@ def export(call: Original, samples: Samples, path: Path, reporter: Reporter) -> 
 
 
 def _trace(call: Original, samples: Samples, path: Path) -> None:
+    # Before there was another exporter there was no such option.
+    options = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
     torch.onnx.export(
         Flat(call, "tuple").eval(),
         tuple(samples.golden[name] for name in call.names),
         str(path),
-        dynamo=False,
+        **options,
         opset_version=OPSET,
         input_names=call.names,
         output_names=list(samples.expected),

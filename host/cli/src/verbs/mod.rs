@@ -8,6 +8,7 @@ mod deploy;
 mod doctor;
 mod env;
 mod get;
+mod import;
 mod inspect;
 mod logs;
 mod new;
@@ -24,6 +25,7 @@ use crate::exit::{Exit, Failure};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     New(new::Args),
+    Import(Box<import::Args>),
     Build(build::Args),
     Package(package::Args),
     Inspect(inspect::Args),
@@ -44,6 +46,7 @@ impl Verb {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Self::New(args) => new::run(args, context).await,
+            Self::Import(args) => import::run(*args, context).await,
             Self::Build(args) => build::run(args, context).await,
             Self::Package(args) => package::run(args, context).await,
             Self::Inspect(args) => inspect::run(args, context).await,

@@ -77,7 +77,7 @@ pub(crate) struct Args {
 /// Where the new crate takes dunlin-sdk from.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
-struct Sdk {
+pub(super) struct Sdk {
     /// Take dunlin-sdk from this folder
     #[arg(long, value_name = "DIR")]
     sdk_path: Option<PathBuf>,
@@ -137,7 +137,7 @@ fn name_of(dir: &Path) -> Result<DeploymentName, Failure> {
 }
 
 /// The right side of `dunlin-sdk = …`.
-fn dependency(sdk: &Sdk, context: &Context) -> Result<String, Failure> {
+pub(super) fn dependency(sdk: &Sdk, context: &Context) -> Result<String, Failure> {
     if let Some(path) = &sdk.sdk_path {
         return path_dependency(path);
     }
