@@ -62,7 +62,26 @@ pub fn backends(names: &[&str]) -> Option<PathBuf> {
         return Some(folder);
     };
     let reason = format!("{} has no {absent}; run cargo xtask test", folder.display());
-    let required = env::var_os("DUNLIN_REQUIRE_BACKENDS").is_some_and(|value| value == "1");
+    skipped(&reason, "DUNLIN_REQUIRE_BACKENDS")
+}
+
+/// A Python with what `tests/python/lightning/requirements.txt` lists. None, and a line that says so,
+/// where it was not asked for, unless `DUNLIN_REQUIRE_LIGHTNING` is set.
+///
+/// # Panics
+/// It is required and not there.
+#[must_use]
+pub fn lightning() -> Option<PathBuf> {
+    if let Some(python) = from_environment("DUNLIN_LIGHTNING_PYTHON") {
+        return Some(existing(python, "cargo xtask test --with lightning"));
+    }
+    let reason = "there is no DUNLIN_LIGHTNING_PYTHON; run cargo xtask test --with lightning";
+    skipped(reason, "DUNLIN_REQUIRE_LIGHTNING")
+}
+
+/// Says why a test is skipped, or fails it where `variable` asks for that.
+fn skipped<T>(reason: &str, variable: &str) -> Option<T> {
+    let required = env::var_os(variable).is_some_and(|value| value == "1");
     assert!(!required, "not skipped: {reason}");
     eprintln!("skipped: {reason}");
     None

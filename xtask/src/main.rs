@@ -25,7 +25,9 @@ Usage: cargo xtask <CHORE>
 Chores:
   demo [--once]   Build what is needed, start a node, deploy digits, predict a real image; the node
                   stays up until Ctrl-C, or with --once ends after the prediction
-  test            Formatting, clippy, and every unit, guest and end-to-end test
+  test [--with lightning]
+                  Formatting, clippy, and every unit, guest and end-to-end test; with PyTorch
+                  Lightning (3 GB, from PyPI) also those that import what it trained
   guests          Compile and package the predictors and the guests of the tests
   bench           Measure, and write docs/measurements.md
 
@@ -52,7 +54,8 @@ fn run() -> Result<()> {
         }
         ["demo"] => demo::run(demo::Stay::UntilInterrupted),
         ["demo", "--once"] => demo::run(demo::Stay::Once),
-        ["test"] => test::run(),
+        ["test"] => test::run(test::Lightning::Skipped),
+        ["test", "--with", "lightning"] => test::run(test::Lightning::Installed),
         ["guests"] => guests::build().map(drop),
         ["bench", ref arguments @ ..] => test::bench(arguments),
         _ => bail!(

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must pass, in the order in which it is cheapest to fail.
 
-use std::{process::Command, time::Instant};
+use std::{ffi::OsString, process::Command, time::Instant};
 
 use anyhow::Result;
 
@@ -10,7 +10,14 @@ use crate::{
     python,
 };
 
-pub(crate) fn run() -> Result<()> {
+/// Whether the tests that need PyTorch Lightning run: its environment takes 3 GB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lightning {
+    Skipped,
+    Installed,
+}
+
+pub(crate) fn run(lightning: Lightning) -> Result<()> {
     let started = Instant::now();
     step("Formatting", cargo().args(["fmt", "--all", "--check"]))?;
     step(
@@ -35,10 +42,12 @@ pub(crate) fn run() -> Result<()> {
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
+    let lightning = lightning_variables(lightning)?;
     step(
         "Tests of every crate, of the guests natively, and end to end",
         cargo()
             .args(["test", "--workspace"])
+            .envs(lightning)
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
             .env("DUNLIN_PYTHON", &python)
@@ -58,6 +67,23 @@ pub(crate) fn run() -> Result<()> {
         started.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Where the tests find PyTorch Lightning; nothing where they are to skip what needs it.
+fn lightning_variables(lightning: Lightning) -> Result<Vec<(&'static str, OsString)>> {
+    if lightning == Lightning::Skipped {
+        println!(
+            "\n==> Skipped: the tests with PyTorch Lightning (run cargo xtask test --with \
+             lightning; it installs 3 GB)"
+        );
+        return Ok(Vec::new());
+    }
+    let requirements = root().join("tests/python/lightning/requirements.txt");
+    let python = python::environment("lightning", &requirements)?;
+    Ok(vec![
+        ("DUNLIN_LIGHTNING_PYTHON", python.into_os_string()),
+        ("DUNLIN_REQUIRE_LIGHTNING", "1".into()),
+    ])
 }
 
 /// A guest must also build where rustup cannot fetch the compiled standard library. `wasm32-wasip2`
