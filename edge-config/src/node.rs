@@ -26,6 +26,7 @@ const LAYOUT: Layout = &[
             "guest_memory_max",
             "package_max",
             "requests_in_flight_max",
+            "body_memory_max",
             "connections_max",
             "deadline_max",
             "drain_timeout",
@@ -58,6 +59,8 @@ pub struct Node {
     /// The largest package that may be uploaded, in bytes.
     pub package_max: u64,
     pub requests_in_flight_max: u32,
+    /// Bytes of all requests and answers together that the node holds.
+    pub body_memory_max: u64,
     pub connections_max: u32,
     /// The largest `limits.deadline` a deployment may ask for.
     pub deadline_max: Duration,
@@ -155,6 +158,7 @@ fn check(root: &Section<'_>) -> Node {
         guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),
         package_max: root.size("package_max", 2 * GI, MI..=1024 * GI),
         requests_in_flight_max: root.count_u32("requests_in_flight_max", 1024, 1..=1_000_000),
+        body_memory_max: root.size("body_memory_max", 512 * MI, MI..=1024 * GI),
         connections_max: root.count_u32("connections_max", 4096, 1..=1_000_000),
         deadline_max: root.duration(
             "deadline_max",

@@ -86,7 +86,7 @@ async fn over_the_bound_of_requests_a_caller_is_told_to_come_again() {
         (instances(&node, "busy").await == 1).then_some(())
     })
     .await;
-    for path in ["/misbehave/ok", "/nothing", "/v2/models/digits"] {
+    for path in ["/misbehave/ok", "/v2/models/misbehave/infer"] {
         let refused = node.post_json(path, &json!({})).await;
         let reason = refused.error(503);
         assert!(reason.contains("requests_in_flight_max"), "{reason}");

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 /// The digits model without its predictor; `change` gets the deployment file.
 fn models(change: impl FnOnce(&mut Value)) -> Variant {
     Variant::of("digits", |yaml| {
-        let predictor = yaml["predictor"].as_object_mut().expect("it has a predictor");
+        let predictor = yaml["predictor"]
+            .as_object_mut()
+            .expect("it has a predictor");
         predictor.retain(|key, _| key == "models");
         change(yaml);
     })
@@ -26,7 +28,9 @@ fn nested(pixels: &[f32; 64]) -> Value {
 
 fn row(value: &Value) -> Vec<f32> {
     let numbers = value.as_array().expect("a list").iter();
-    numbers.map(|n| n.as_f64().expect("a number") as f32).collect()
+    numbers
+        .map(|n| n.as_f64().expect("a number") as f32)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +47,10 @@ async fn nested_lists_give_the_golden_logits() {
             let found = row(found);
             assert_eq!(found.len(), expected.len());
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() <= 1e-4, "{found} is not {expected}");
+                assert!(
+                    (found - expected).abs() <= 1e-4,
+                    "{found} is not {expected}"
+                );
             }
         }
         assert_eq!(answer.as_object().map(serde_json::Map::len), Some(1));
@@ -76,8 +83,14 @@ async fn one_of_several_models_is_named() {
         assert_eq!(label, Some(held_out.predicted[3].into()), "{model}");
     }
     for (body, part) in [
-        (json!({"inputs": inputs}), "add \"model\" with one of digits, second"),
-        (json!({"model": "third", "inputs": inputs}), "there is digits, second"),
+        (
+            json!({"inputs": inputs}),
+            "add \"model\" with one of digits, second",
+        ),
+        (
+            json!({"model": "third", "inputs": inputs}),
+            "there is digits, second",
+        ),
     ] {
         let said = node.post_json("/digits", &body).await.error(400);
         assert!(said.contains(part), "{said}");
@@ -93,15 +106,33 @@ async fn what_does_not_fit_is_refused_by_the_tensors_name() {
     let table = [
         (json!({}), "missing field `inputs`"),
         (json!([1]), "send {\"inputs\": {name: nested lists}}"),
-        (json!({"inputs": [[0.0]]}), "an object with an entry for each input"),
+        (
+            json!({"inputs": [[0.0]]}),
+            "an object with an entry for each input",
+        ),
         (json!({"inputs": {}}), "input \"pixels\" is missing"),
-        (json!({"input": {"pixels": [zeros]}}), "unknown field `input`"),
-        (json!({"inputs": {"pixel": [zeros]}}), "unknown input \"pixel\"; the model takes pixels"),
+        (
+            json!({"input": {"pixels": [zeros]}}),
+            "unknown field `input`",
+        ),
+        (
+            json!({"inputs": {"pixel": [zeros]}}),
+            "unknown input \"pixel\"; the model takes pixels",
+        ),
         (json!({"inputs": {"pixels": zeros}}), "\"pixels\""),
         (json!({"inputs": {"pixels": [[[0.0]]]}}), "\"pixels\""),
-        (json!({"inputs": {"pixels": [ragged]}}), "input \"pixels\": a list has 2 elements"),
-        (json!({"inputs": {"pixels": "seven"}}), "input \"pixels\": invalid type: string"),
-        (json!({"inputs": {"pixels": [[[[null]]]]}}), "input \"pixels\": invalid type: null"),
+        (
+            json!({"inputs": {"pixels": [ragged]}}),
+            "input \"pixels\": a list has 2 elements",
+        ),
+        (
+            json!({"inputs": {"pixels": "seven"}}),
+            "input \"pixels\": invalid type: string",
+        ),
+        (
+            json!({"inputs": {"pixels": [[[[null]]]]}}),
+            "input \"pixels\": invalid type: null",
+        ),
     ];
     for (body, part) in table {
         let said = node.post_json("/digits", &body).await.error(400);
@@ -115,11 +146,16 @@ async fn what_does_not_fit_is_refused_by_the_tensors_name() {
         (b"\x00\xff", "send {\"inputs\""),
     ];
     for (body, part) in broken {
-        let said = node.post("/digits", "application/json", body).await.error(400);
+        let said = node
+            .post("/digits", "application/json", body)
+            .await
+            .error(400);
         assert!(said.contains(part), "{said}");
     }
     let deep = format!(r#"{{"inputs": {{"pixels": {}}}}}"#, "[".repeat(100_000));
-    node.post("/digits", "application/json", deep).await.error(400);
+    node.post("/digits", "application/json", deep)
+        .await
+        .error(400);
 
     let get = node.fetch("/digits").await.error(405);
     assert!(get.contains("POST"), "{get}");
@@ -140,11 +176,15 @@ async fn bounds_hold_and_requests_are_counted() {
     assert!(too_long.contains("4096 bytes"), "{too_long}");
     // Ten rows of ten logits take more than 1 KiB of JSON.
     let too_large = node.post_json("/digits", &body(10)).await.error(500);
-    assert!(!too_large.contains("1024"), "the client is not told of the inside");
+    assert!(
+        !too_large.contains("1024"),
+        "the client is not told of the inside"
+    );
 
     let metrics = send(node.admin(Method::GET, "/metrics")).await.ok().text();
     for (class, count) in [("2xx", 1), ("4xx", 1), ("5xx", 1)] {
-        let line = format!(r#"dunlin_requests_total{{deployment="digits",code="{class}"}} {count}"#);
+        let line =
+            format!(r#"dunlin_requests_total{{deployment="digits",code="{class}"}} {count}"#);
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
 }

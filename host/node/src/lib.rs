@@ -3,6 +3,7 @@
 //! [`run`] is the whole life of one. `control` is the only writer of the node's state; requests read
 //! it with one atomic load. Only `http` knows status codes, and nothing here names an engine.
 
+mod connection;
 mod control;
 mod deployment;
 mod error;

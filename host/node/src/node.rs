@@ -3,21 +3,19 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use dunlin_inference::{BackendPaths, Backends, Registry};
 use dunlin_package::Store;
 use dunlin_sandbox::{Sandbox, SandboxConfig};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    control::Control, error::NodeError, request_id::RequestIds, state::State, token::AdminToken,
+    control::Control, error::NodeError, http::BodyBudget, request_id::RequestIds, state::State,
+    token::AdminToken,
 };
 
 pub(crate) struct Node {
@@ -25,10 +23,12 @@ pub(crate) struct Node {
     pub(crate) control: Arc<Control>,
     pub(crate) token: AdminToken,
     pub(crate) request_ids: RequestIds,
-    pub(crate) requests_in_flight: Semaphore,
+    pub(crate) requests_in_flight: Arc<Semaphore>,
+    /// Of requests and answers, on both planes.
+    pub(crate) bodies: BodyBudget,
     /// Changes under way: a drain waits for them.
     pub(crate) changes: TaskTracker,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     data_dir: PathBuf,
     /// Locked for as long as the node lives.
     _lock: File,
@@ -56,12 +56,13 @@ impl Node {
         );
         control.restore().await?;
         Ok(Arc::new(Self {
-            requests_in_flight: Semaphore::new(config.requests_in_flight_max as usize),
+            requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
+            bodies: BodyBudget::new(config.body_memory_max),
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),
             changes: TaskTracker::new(),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             config,
             data_dir,
             _lock: lock,
@@ -69,11 +70,23 @@ impl Node {
     }
 
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Whether the node drains, and from when on.
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Waits for the drain to begin.
+    pub(crate) async fn drained(&self) {
+        let mut draining = self.draining();
+        // The sender is this node's.
+        let _ = draining.wait_for(|draining| *draining).await;
     }
 
     pub(crate) fn requests_in_flight(&self) -> usize {

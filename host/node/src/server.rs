@@ -13,10 +13,11 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
 };
 
 use crate::{
+    connection::Connection,
     error::NodeError,
     http::{ReplyBody, admin, data},
     node::Node,
@@ -58,25 +59,21 @@ pub async fn run(
         token_file: node.token.file().to_owned(),
     });
 
-    let (draining, drained) = watch::channel(false);
     let data = tokio::spawn(serve(
         data.listener,
         Arc::clone(&node),
         data::handle,
         connections_max,
-        drained.clone(),
     ));
     let admin = tokio::spawn(serve(
         admin.listener,
         Arc::clone(&node),
         admin::handle,
         connections_max,
-        drained,
     ));
     stop.wait().await;
     tracing::info!("draining: requests in flight finish, new ones are refused");
     node.drain();
-    draining.send_replace(true);
     node.changes.close();
     let finished = async {
         // A task that panicked has nothing left to finish.
@@ -131,14 +128,9 @@ async fn listen(plane: &'static str, address: SocketAddr) -> Result<Plane, NodeE
 
 /// Accepts connections until the drain, then waits for those that are left. At the bound of
 /// connections, new ones wait in the system's backlog.
-async fn serve<H, F>(
-    listener: TcpListener,
-    node: Arc<Node>,
-    handle: H,
-    connections_max: usize,
-    mut drained: watch::Receiver<bool>,
-) where
-    H: Fn(Arc<Node>, Request<Incoming>) -> F + Copy + Send + 'static,
+async fn serve<H, F>(listener: TcpListener, node: Arc<Node>, handle: H, connections_max: usize)
+where
+    H: Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + 'static,
     F: Future<Output = Response<ReplyBody>> + Send + 'static,
 {
     let http = http_builder();
@@ -154,21 +146,34 @@ async fn serve<H, F>(
         };
         let (permit, stream) = tokio::select! {
             accepted = accept => accepted,
-            _ = drained.wait_for(|draining| *draining) => break,
+            () = node.drained() => break,
         };
-        let node = Arc::clone(&node);
-        let service = service_fn(move |request| {
-            let answer = handle(Arc::clone(&node), request);
-            async move { Ok::<_, Infallible>(answer.await) }
+        let (client, draining) = (Connection::new(), node.draining());
+        let service = service_fn({
+            let (node, client) = (Arc::clone(&node), Arc::clone(&client));
+            move |request| {
+                let answering = client.answering();
+                let answer = handle(Arc::clone(&node), Arc::clone(&client), request);
+                async move {
+                    let answer = answer.await;
+                    drop(answering);
+                    Ok::<_, Infallible>(answer)
+                }
+            }
         });
         let connection = http
             .serve_connection(TokioIo::new(stream), service)
             .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                // The client's doing: it hung up, or spoke something else than HTTP.
-                tracing::debug!(error, "a connection ended with an error");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    // The client's doing: it hung up, or spoke something else than HTTP.
+                    tracing::debug!(error, "a connection ended with an error");
+                },
+                reason = client.overstayed(draining) => {
+                    tracing::debug!(reason, "a connection was closed");
+                }
             }
             drop(permit);
         });
@@ -181,8 +186,7 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .pipeline_flush(true);
+        .header_read_timeout(HEADER_READ_TIMEOUT);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)

@@ -16,7 +16,14 @@ use super::{
     failure::Failure,
     oip,
 };
-use crate::{deployment::Deployment, error::ChangeError, metrics, node::Node, request_id};
+use crate::{
+    connection::{Connection, Held},
+    deployment::Deployment,
+    error::ChangeError,
+    metrics,
+    node::Node,
+    request_id,
+};
 
 /// An upload that sends nothing for so long is given up.
 const UPLOAD_STALL: Duration = Duration::from_secs(60);
@@ -24,11 +31,20 @@ const UPLOAD_STALL: Duration = Duration::from_secs(60);
 /// The longest that a follower of a log waits for an entry.
 const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
 
-pub(crate) async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub(crate) async fn handle(
+    node: Arc<Node>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
     let body = RequestBody::new(&parts.headers, body);
+    let bodies = node.bodies.clone();
     let answer = route(node, &parts, body).await;
+    let answer = answer.and_then(|response| {
+        let held = Arc::new(Held::default());
+        body::owe(response, &bodies, &connection, held)
+    });
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
     response
@@ -47,8 +63,11 @@ async fn route(
         .collect();
     let method = &parts.method;
     match (&segments[..], method) {
-        (["healthz"], &Method::GET) => return Ok(body::json(&json!({ "status": "ok" }))),
+        (["healthz"], &Method::GET | &Method::HEAD) => {
+            return Ok(body::json(&json!({ "status": "ok" })));
+        }
         (["metrics"], &Method::GET) => return Ok(metrics(&node)),
+        (["healthz" | "metrics"], _) => return Err(Failure::method_not_allowed("GET")),
         _ => authorize(&node, parts)?,
     }
     match (&segments[..], method) {
@@ -66,7 +85,7 @@ async fn route(
         (["v1", "node"], &Method::GET) => Ok(body::json(&node.describe())),
         (["v1", "deployments"], _) => Err(Failure::method_not_allowed("GET or POST")),
         (["v1", "deployments", _], _) => Err(Failure::method_not_allowed("GET or DELETE")),
-        (["healthz" | "metrics"] | ["v1", "node"] | ["v1", "deployments", _, "logs"], _) => {
+        (["v1", "node"] | ["v1", "deployments", _, "logs"], _) => {
             Err(Failure::method_not_allowed("GET"))
         }
         _ => Err(Failure::not_found(format!(
@@ -229,9 +248,12 @@ async fn logs(node: &Node, name: &str, parts: &Parts) -> Result<Response<ReplyBo
     let after = number("after")?;
     let wait = Duration::from_secs(number("wait")?).min(LOG_WAIT_MAX);
     let logs = &deployment.telemetry.logs;
-    let (entries, next) = match tokio::time::timeout(wait, logs.wait_since(after)).await {
-        Ok(found) => found,
-        Err(_elapsed) => logs.since(after),
+    let found = tokio::time::timeout(wait, logs.wait_since(after));
+    let (entries, next) = tokio::select! {
+        Ok(found) = found => found,
+        // A node that ends does not wait for something to happen.
+        () = node.drained() => logs.since(after),
+        else => logs.since(after),
     };
     Ok(body::json(&json!({ "entries": entries, "next": next })))
 }

@@ -3,23 +3,45 @@
 use std::{
     io::Read,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http::{HeaderMap, Response, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 
-use super::failure::Failure;
+use super::{
+    budget::{BodyBudget, Reserved},
+    failure::Failure,
+};
+use crate::connection::{Connection, Held};
 
 pub(crate) type ReplyBody = Full<Bytes>;
 
 pub(crate) fn full(body: impl Into<Bytes>) -> ReplyBody {
     Full::new(body.into())
+}
+
+/// Gives the answer to its connection: what the request holds is given back when the client has
+/// taken it. An answer that has no room in the node's memory is not given.
+pub(crate) fn owe(
+    response: Response<ReplyBody>,
+    budget: &BodyBudget,
+    connection: &Arc<Connection>,
+    held: Arc<Held>,
+) -> Result<Response<ReplyBody>, Failure> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.into_inner().unwrap_or_default();
+    budget.reserve(bytes.len() as u64)?.keep(&held);
+    Ok(Response::from_parts(
+        parts,
+        full(connection.owe(bytes, held)),
+    ))
 }
 
 pub(crate) fn json(body: &impl serde::Serialize) -> Response<ReplyBody> {
@@ -101,53 +123,106 @@ async fn discard(mut body: Incoming) {
     }
 }
 
-/// The whole body, after any `content-encoding` was undone, of at most `limit` bytes.
+/// The whole body, after any `content-encoding` was undone, of at most `limit` bytes. Its room in
+/// the node's memory is kept with what the request holds.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: RequestBody,
     limit: u64,
+    budget: &BodyBudget,
+    held: &Held,
 ) -> Result<Bytes, Failure> {
-    if body.size_hint().lower() > limit {
+    let encoding = Encoding::of(headers)?;
+    let declared = body.size_hint().lower();
+    if declared > limit {
         return Err(Failure::too_large(limit));
     }
-    let bytes_max = usize::try_from(limit).unwrap_or(usize::MAX);
-    let collected = Limited::new(body, bytes_max).collect().await;
-    let bytes = match collected {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(Failure::too_large(limit)),
-        Err(error) => {
-            return Err(Failure::bad_request(format!(
-                "the request body ended early: {error}"
-            )));
+    let mut room = budget.reserve(declared)?;
+    let bytes = collect(body, limit, &mut room).await?;
+    let bytes = match encoding {
+        Encoding::Identity => bytes,
+        Encoding::Gzip => inflate(GzDecoder::new(&*bytes), limit, &mut room)?,
+        Encoding::Deflate => inflate(ZlibDecoder::new(&*bytes), limit, &mut room)?,
+    };
+    room.keep(held);
+    Ok(bytes)
+}
+
+enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+impl Encoding {
+    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+        let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+            return Ok(Self::Identity);
+        };
+        // RFC 9110, 8.4.1: not sensitive to case, and x-gzip is gzip.
+        match value.as_bytes().to_ascii_lowercase().as_slice() {
+            b"identity" => Ok(Self::Identity),
+            b"gzip" | b"x-gzip" => Ok(Self::Gzip),
+            b"deflate" => Ok(Self::Deflate),
+            other => Err(Failure::new(
+                http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!(
+                    "content-encoding {} is not understood; use gzip, deflate or none",
+                    String::from_utf8_lossy(other)
+                ),
+            )),
         }
-    };
-    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else {
-        return Ok(bytes);
-    };
-    match encoding.as_bytes() {
-        b"identity" => Ok(bytes),
-        b"gzip" => inflate(GzDecoder::new(&*bytes), limit),
-        b"deflate" => inflate(ZlibDecoder::new(&*bytes), limit),
-        other => Err(Failure::new(
-            http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!(
-                "content-encoding {} is not understood; use gzip, deflate or none",
-                String::from_utf8_lossy(other)
-            ),
-        )),
     }
 }
 
-fn inflate(decoder: impl Read, limit: u64) -> Result<Bytes, Failure> {
+async fn collect(mut body: RequestBody, limit: u64, room: &mut Reserved) -> Result<Bytes, Failure> {
+    let mut whole = Bytes::new();
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Failure::bad_request(format!("the request body ended early: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let length = (whole.len() + joined.len() + data.len()) as u64;
+        if length > limit {
+            return Err(Failure::too_large(limit));
+        }
+        room.grow(length)?;
+        if whole.is_empty() && joined.is_empty() {
+            // Most bodies come in one piece, and that one is not copied.
+            whole = data;
+        } else {
+            joined.extend_from_slice(&std::mem::take(&mut whole));
+            joined.extend_from_slice(&data);
+        }
+    }
+    Ok(if joined.is_empty() {
+        whole
+    } else {
+        joined.freeze()
+    })
+}
+
+fn inflate(mut decoder: impl Read, limit: u64, room: &mut Reserved) -> Result<Bytes, Failure> {
+    let compressed = room.bytes();
     let mut inflated = Vec::new();
-    decoder
-        .take(limit + 1)
-        .read_to_end(&mut inflated)
-        .map_err(|error| {
+    loop {
+        let before = inflated.len() as u64;
+        room.grow(compressed + (before + INFLATE_STEP).min(limit))?;
+        let read = (&mut decoder).take(INFLATE_STEP).read_to_end(&mut inflated);
+        let read = read.map_err(|error| {
             Failure::bad_request(format!("the request body cannot be decompressed: {error}"))
         })?;
-    if inflated.len() as u64 > limit {
-        return Err(Failure::too_large(limit));
+        if inflated.len() as u64 > limit {
+            return Err(Failure::too_large(limit));
+        }
+        if read == 0 {
+            return Ok(inflated.into());
+        }
     }
-    Ok(inflated.into())
 }
+
+/// So much is decompressed before the node's memory is looked at again.
+const INFLATE_STEP: u64 = 256 << 10;

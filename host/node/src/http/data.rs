@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{Method, Request, Response, request::Parts};
+use bytes::Bytes;
+use dunlin_sandbox::Deadline;
+use edge_config::Limits;
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
@@ -10,48 +13,86 @@ use super::{
     failure::Failure,
     oip, predict,
 };
-use crate::{node::Node, request_id};
+use crate::{
+    connection::{Connection, Held},
+    node::Node,
+    request_id,
+};
 
 /// A request on its way through the data plane.
 pub(crate) struct Exchange {
     pub(crate) node: Arc<Node>,
     pub(crate) parts: Parts,
-    pub(crate) body: RequestBody,
+    /// Until it is read.
+    pub(crate) body: Option<RequestBody>,
     pub(crate) id: String,
     pub(crate) started: Instant,
+    pub(crate) held: Arc<Held>,
 }
 
 /// Answers every request; an error is an answer too.
-pub(crate) async fn handle(node: Arc<Node>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub(crate) async fn handle(
+    node: Arc<Node>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
+    let (bodies, held) = (node.bodies.clone(), Arc::new(Held::default()));
     let exchange = Exchange {
         node,
-        body: RequestBody::new(&parts.headers, body),
+        held: Arc::clone(&held),
+        body: Some(RequestBody::new(&parts.headers, body)),
         parts,
         id: id.clone(),
         started: Instant::now(),
     };
     let answer = route(exchange).await;
+    let answer = answer.and_then(|response| body::owe(response, &bodies, &connection, held));
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
     response
 }
 
 async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
-    let node = Arc::clone(&exchange.node);
     let path = exchange.parts.uri.path().to_owned();
     if path == "/healthz" {
         return healthz(&exchange);
     }
-    let Ok(_in_flight) = node.requests_in_flight.try_acquire() else {
-        return Err(Failure::unavailable(
-            "the node is answering as many requests as it may (requests_in_flight_max)",
-        ));
-    };
     match path.strip_prefix("/v2") {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => oip::handle(exchange, rest).await,
         _ => predict::handle(exchange, &path).await,
+    }
+}
+
+impl Exchange {
+    /// The whole body, read within the request's deadline, and with it a place among the requests in
+    /// flight: one whose body is still on its way takes no place of others.
+    pub(crate) async fn read_body(
+        &mut self,
+        limits: &Limits,
+        deadline: Deadline,
+    ) -> Result<Bytes, Failure> {
+        let Some(body) = self.body.take() else {
+            return Ok(Bytes::new());
+        };
+        let (headers, limit) = (&self.parts.headers, limits.request_body);
+        let read = body::read(headers, body, limit, &self.node.bodies, &self.held);
+        let read = tokio::time::timeout_at(deadline.at(), read).await;
+        let body = read.map_err(|_elapsed| {
+            Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body did not arrive within the deadline",
+            )
+        })??;
+        let place = Arc::clone(&self.node.requests_in_flight).try_acquire_owned();
+        let place = place.map_err(|_none_free| {
+            Failure::unavailable(
+                "the node is answering as many requests as it may (requests_in_flight_max)",
+            )
+        })?;
+        self.held.keep(place);
+        Ok(body)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 mod body;
+mod budget;
 pub(crate) mod data;
 mod failure;
 mod models_alone;
@@ -9,3 +10,4 @@ mod oip;
 mod predict;
 
 pub(crate) use body::ReplyBody;
+pub(crate) use budget::BodyBudget;

@@ -48,7 +48,7 @@ struct Outputs<'a>(&'a [(String, Tensor)]);
 
 /// `path` is what follows the deployment's name.
 pub(super) async fn predict(
-    exchange: Exchange,
+    mut exchange: Exchange,
     revision: &Revision,
     path: &str,
 ) -> Result<Response<ReplyBody>, Failure> {
@@ -61,8 +61,7 @@ pub(super) async fn predict(
         return Err(Failure::method_not_allowed("POST"));
     }
     let deadline = Deadline::after(revision.limits.deadline);
-    let headers = &exchange.parts.headers;
-    let body = predict::read_body(headers, exchange.body, revision, deadline).await?;
+    let body = exchange.read_body(&revision.limits, deadline).await?;
     let request: Request<'_> = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;
     let model = model(revision, request.model.as_deref())?;

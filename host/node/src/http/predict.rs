@@ -1,13 +1,12 @@
 //! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
 //! answered by `models_alone`.
 
-use bytes::Bytes;
 use dunlin_inference::{Model, NamedTensors};
 use dunlin_sandbox::Deadline;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    body::{self, ReplyBody, RequestBody, full},
+    body::{ReplyBody, full},
     data::Exchange,
     failure::Failure,
     models_alone,
@@ -56,24 +55,6 @@ pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
     })
 }
 
-/// The body, read within the request's deadline.
-pub(crate) async fn read_body(
-    headers: &HeaderMap,
-    body: RequestBody,
-    revision: &Revision,
-    deadline: Deadline,
-) -> Result<Bytes, Failure> {
-    let read = body::read(headers, body, revision.limits.request_body);
-    tokio::time::timeout_at(deadline.at(), read)
-        .await
-        .map_err(|_elapsed| {
-            Failure::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request body did not arrive within the deadline",
-            )
-        })?
-}
-
 /// Runs a model within the request's deadline.
 pub(crate) async fn run(
     model: &Model,
@@ -91,7 +72,7 @@ pub(crate) async fn run(
 }
 
 async fn predict(
-    exchange: Exchange,
+    mut exchange: Exchange,
     deployment: &Deployment,
     path: &str,
 ) -> Result<Response<ReplyBody>, Failure> {
@@ -100,8 +81,8 @@ async fn predict(
         return models_alone::predict(exchange, revision, path).await;
     };
     let deadline = Deadline::after(revision.limits.deadline);
+    let body = exchange.read_body(&revision.limits, deadline).await?;
     let (parts, id) = (exchange.parts, exchange.id);
-    let body = read_body(&parts.headers, exchange.body, revision, deadline).await?;
     let query: Vec<_> =
         form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
     let query: Vec<(&str, &str)> = query

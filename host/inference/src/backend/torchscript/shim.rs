@@ -339,11 +339,10 @@ impl Outputs {
         let Some(dtype) = dtype_of(raw.dtype) else {
             return Err(format!("output {name:?} has an unknown datatype"));
         };
-        #[expect(unsafe_code, reason = "the library speaks C")]
-        // SAFETY: the shape has `rank` sizes, which live as long as `memory`; a pointer to none of
-        // them is not read.
         let sizes = match raw.rank {
             0 => &[],
+            #[expect(unsafe_code, reason = "the library speaks C")]
+            // SAFETY: the shape has `rank` sizes, which live as long as `memory`.
             rank => unsafe { slice::from_raw_parts(raw.shape, rank as usize) },
         };
         let shape: Shape = sizes.iter().map(|size| *size as u64).collect();

@@ -82,14 +82,14 @@ struct Wanted {
 }
 
 pub(super) async fn infer(
-    exchange: Exchange,
+    mut exchange: Exchange,
     addressed: &Addressed,
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = predict::serving(&addressed.deployment)?;
     let target = addressed.target()?;
     let deadline = Deadline::after(revision.limits.deadline);
+    let body = exchange.read_body(&revision.limits, deadline).await?;
     let (headers, id) = (exchange.parts.headers, exchange.id);
-    let body = predict::read_body(&headers, exchange.body, revision, deadline).await?;
     let (inputs, wanted) = decode(&headers, &body, target.signature())?;
     check_outputs(&wanted, target.signature())?;
     let outputs = match target {

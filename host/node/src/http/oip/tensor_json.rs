@@ -314,7 +314,9 @@ impl<'a> Slice<'a> {
             dtype,
             shape,
             data: data.get(at * bytes..(at + 1) * bytes).unwrap_or_default(),
-            strings: all.get(at * strings..(at + 1) * strings).unwrap_or_default(),
+            strings: all
+                .get(at * strings..(at + 1) * strings)
+                .unwrap_or_default(),
         })
     }
 
@@ -349,9 +351,11 @@ impl<'a> Slice<'a> {
             DType::BF16 => {
                 serializer.collect_seq(halves().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()))
             }
-            DType::Bytes => {
-                serializer.collect_seq(self.strings.iter().map(|text| String::from_utf8_lossy(text)))
-            }
+            DType::Bytes => serializer.collect_seq(
+                self.strings
+                    .iter()
+                    .map(|text| String::from_utf8_lossy(text)),
+            ),
         }
     }
 
@@ -463,7 +467,11 @@ mod tests {
             let raw: &RawValue = serde_json::from_str(text).unwrap();
             let parsed = parse_nested(DType::F32, raw).map_err(|error| error.to_string());
             parsed.map(|(shape, bytes)| {
-                assert_eq!(bytes.len() as u64, 4 * shape.iter().product::<u64>(), "{text}");
+                assert_eq!(
+                    bytes.len() as u64,
+                    4 * shape.iter().product::<u64>(),
+                    "{text}"
+                );
                 shape
             })
         };
@@ -481,9 +489,18 @@ mod tests {
             assert_eq!(shape(text).as_deref(), Ok(expected), "{text}");
         }
         let ragged = [
-            ("[[1, 2], [3]]", "a list has 1 elements, and another of the same depth 2"),
-            ("[[], [1]]", "a list has 1 elements, and another of the same depth 0"),
-            ("[[[1]], [[]]]", "a list has 0 elements, and another of the same depth 1"),
+            (
+                "[[1, 2], [3]]",
+                "a list has 1 elements, and another of the same depth 2",
+            ),
+            (
+                "[[], [1]]",
+                "a list has 1 elements, and another of the same depth 0",
+            ),
+            (
+                "[[[1]], [[]]]",
+                "a list has 0 elements, and another of the same depth 1",
+            ),
             ("[[1], 2]", "an element stands beside lists"),
             ("[[], 2.5]", "an element stands beside lists"),
             ("[1, [2]]", "a list stands beside elements"),
@@ -504,12 +521,27 @@ mod tests {
             (&[2, 3], "[[0,1,2],[3,4,5]]"),
             (&[3, 1, 2], "[[[0,1]],[[2,3]],[[4,5]]]"),
         ] {
-            assert_eq!(nested(&Tensor::from_values(shape, &values).unwrap()), expected);
+            assert_eq!(
+                nested(&Tensor::from_values(shape, &values).unwrap()),
+                expected
+            );
         }
-        assert_eq!(nested(&Tensor::from_values(&[], &[-2.5f32]).unwrap()), "-2.5");
-        assert_eq!(nested(&Tensor::from_values(&[], &[f64::NAN]).unwrap()), "null");
-        assert_eq!(nested(&Tensor::new(DType::Bool, &[], vec![1]).unwrap()), "true");
-        assert_eq!(nested(&Tensor::zeros(DType::F32, &[2, 0]).unwrap()), "[[],[]]");
+        assert_eq!(
+            nested(&Tensor::from_values(&[], &[-2.5f32]).unwrap()),
+            "-2.5"
+        );
+        assert_eq!(
+            nested(&Tensor::from_values(&[], &[f64::NAN]).unwrap()),
+            "null"
+        );
+        assert_eq!(
+            nested(&Tensor::new(DType::Bool, &[], vec![1]).unwrap()),
+            "true"
+        );
+        assert_eq!(
+            nested(&Tensor::zeros(DType::F32, &[2, 0]).unwrap()),
+            "[[],[]]"
+        );
         let words = Tensor::from_byte_strings(&[2, 2], ["a", "", "bc", "d"]).unwrap();
         assert_eq!(nested(&words), r#"[["a",""],["bc","d"]]"#);
         let word = Tensor::from_byte_strings(&[], ["a"]).unwrap();
