@@ -153,9 +153,11 @@ async fn what_does_not_fit_is_refused_by_the_tensors_name() {
         assert!(said.contains(part), "{said}");
     }
     let deep = format!(r#"{{"inputs": {{"pixels": {}}}}}"#, "[".repeat(100_000));
-    node.post("/digits", "application/json", deep)
+    let said = node
+        .post("/digits", "application/json", deep)
         .await
         .error(400);
+    assert!(said.contains("send {\"inputs\""), "{said}");
 
     let get = node.fetch("/digits").await.error(405);
     assert!(get.contains("POST"), "{get}");
