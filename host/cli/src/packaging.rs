@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dunlin_package::{Package, PackageError, Source, WriteError};
 
 use crate::exit::{Exit, Failure};
-use crate::project::{Component, DEPLOYMENT_FILE, Project, unreadable};
+use crate::project::{Component, Project, unreadable};
 
 /// A package that was written or read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) fn write_package(
     file: &File,
     interrupted: Arc<AtomicBool>,
 ) -> Result<Packaged, Failure> {
-    let origin = project.dir.join(DEPLOYMENT_FILE).display().to_string();
+    let origin = project.file.display().to_string();
     let source = Source {
         yaml: &project.yaml,
         origin: &origin,

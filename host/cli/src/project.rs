@@ -18,6 +18,8 @@ pub(crate) const DEPLOYMENT_FILE: &str = "dunlin.yaml";
 #[derive(Debug)]
 pub(crate) struct Project {
     pub(crate) dir: PathBuf,
+    /// The deployment file.
+    pub(crate) file: PathBuf,
     /// The file's text, which goes into the package.
     pub(crate) yaml: String,
     pub(crate) deployment: Deployment,
@@ -44,13 +46,18 @@ pub(crate) struct Component {
 }
 
 impl Project {
-    /// Reads and checks the deployment file of a folder.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
-        let file = dir.join(DEPLOYMENT_FILE);
+    /// Reads and checks the deployment file of a folder, or another one that is named itself: its
+    /// folder is the project's.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let (dir, file) = match is_deployment_file(path) {
+            true => (path.parent().unwrap_or(Path::new("")), path.to_owned()),
+            false => (path, path.join(DEPLOYMENT_FILE)),
+        };
         let deployment = Deployment::read(&file).map_err(|error| config_failure(&file, &error))?;
         let yaml = fs::read_to_string(&file).map_err(|error| unreadable(&file, &error))?;
         Ok(Self {
             dir: dir.to_owned(),
+            file,
             yaml,
             deployment,
         })
@@ -106,6 +113,12 @@ impl Project {
         })?;
         Ok(())
     }
+}
+
+/// Whether a path names a deployment file, and not a folder or a package.
+pub(crate) fn is_deployment_file(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml")) && path.is_file()
 }
 
 fn compile(

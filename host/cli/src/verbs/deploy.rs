@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::packaging::{self, Packaged};
 use crate::progress::{Steps, Upload};
-use crate::project::{Project, unreadable};
+use crate::project::{Project, is_deployment_file, unreadable};
 
 const POLL_EVERY: Duration = Duration::from_millis(200);
 
@@ -27,11 +27,13 @@ const POLL_EVERY: Duration = Duration::from_millis(200);
 #[command(after_help = "Examples:
   dunlin deploy
   dunlin deploy predictors/digits
+  dunlin deploy digits/dunlin.torchscript.yaml
   dunlin deploy digits.dunlin.tar --name digits-next
   dunlin -e edge-1 deploy digits.dunlin.tar
   dunlin deploy -o json | jq -r .url")]
 pub(crate) struct Args {
-    /// A folder with dunlin.yaml, or a package; without it the current folder
+    /// A folder with dunlin.yaml, another deployment file, or a package; without it the current
+    /// folder
     #[arg(value_name = "DIR|FILE")]
     what: Option<PathBuf>,
 
@@ -74,7 +76,7 @@ async fn package(what: &Path, context: &Context) -> Result<PackageFile, Failure>
     let steps = Steps::new(context.output);
     let interrupted = context.interrupted.clone();
     let what = what.to_owned();
-    if metadata.is_file() {
+    if metadata.is_file() && !is_deployment_file(&what) {
         return blocking(move || {
             steps.say(&format!("checking {}", what.display()));
             let (packaged, _package) = packaging::inspect(&what)?;
