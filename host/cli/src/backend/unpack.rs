@@ -140,8 +140,8 @@ fn copy(
 
 #[cfg(test)]
 mod tests {
-    use zip::ZipWriter;
     use zip::write::SimpleFileOptions;
+    use zip::{CompressionMethod, ZipWriter};
 
     use super::*;
 
@@ -150,12 +150,11 @@ mod tests {
         Take::Headers("torch/include/"),
     ];
 
-    fn wheel(path: &Path, members: &[(&str, &str)]) {
+    fn wheel(path: &Path, members: &[(&str, &str)], method: CompressionMethod) {
         let mut archive = ZipWriter::new(File::create(path).unwrap());
+        let options = SimpleFileOptions::default().compression_method(method);
         for (name, text) in members {
-            archive
-                .start_file(*name, SimpleFileOptions::default())
-                .unwrap();
+            archive.start_file(*name, options).unwrap();
             archive.write_all(text.as_bytes()).unwrap();
         }
         archive.finish().unwrap();
@@ -182,6 +181,7 @@ mod tests {
                 ("torch/lib/libc10.so", "abc"),
                 ("torch/lib/libtorch.so", "not this"),
             ],
+            CompressionMethod::Deflated,
         );
         let files = taken(dir).unwrap();
         let expected = InstalledFile {
@@ -203,14 +203,15 @@ mod tests {
         let refused = || format!("{:#}", taken(dir).unwrap_err());
         fs::write(&path, "no archive").unwrap();
         assert!(refused().contains("is no zip archive"), "{}", refused());
-        wheel(&path, &[("torch/lib/other.so", "abc")]);
+        let stored = |members: &[(&str, &str)]| wheel(&path, members, CompressionMethod::Stored);
+        stored(&[("torch/lib/other.so", "abc")]);
         assert!(refused().contains("has no torch/lib/libc10.so"));
         let library = ("torch/lib/libc10.so", "abc");
-        wheel(&path, &[library, ("torch/include/../../escaped", "abc")]);
+        stored(&[library, ("torch/include/../../escaped", "abc")]);
         assert!(refused().contains("escaped"), "{}", refused());
         assert!(!dir.join("escaped").exists());
 
-        wheel(&path, &[library]);
+        stored(&[library]);
         let mut bytes = fs::read(&path).unwrap();
         let at = bytes.windows(3).position(|bytes| bytes == b"abc").unwrap();
         bytes[at] = b'x';
