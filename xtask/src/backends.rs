@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
+    guests,
     process::{shown, step, work_dir},
     python,
 };
@@ -33,13 +34,16 @@ const CASES_TAGS: [&str; 8] = [
 ];
 
 /// Takes the cases out of the wheel. Arguments: the wheel, the folder.
-const TAKE_CASES: &str = "\
-import sys, zipfile
-wheel, folder = sys.argv[1:]
-below = 'onnx/backend/test/data/node/'
-with zipfile.ZipFile(wheel) as archive:
-    archive.extractall(folder, [name for name in archive.namelist() if name.startswith(below)])
-";
+const TAKE_CASES: &str = "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); \
+    z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith('onnx/backend/test/data/node/')])";
+
+/// The chore of that name.
+pub(crate) fn run() -> Result<()> {
+    for (name, path) in variables(&guests::build_dunlin()?)? {
+        println!("export {name}={}", path.display());
+    }
+    Ok(())
+}
 
 /// Where the tests find them, as environment variables. What this machine cannot have is left out,
 /// and the tests that need it say that they are skipped.
@@ -82,7 +86,11 @@ fn install(dunlin: &Path, backend: &str, folder: &Path) -> Result<()> {
         .with_context(|| format!("dunlin ended with {}", output.status))?;
     let error = &document["error"];
     if error.is_object() {
-        bail!("{}: {}", text(&error["message"]), error["causes"]);
+        let causes = error["causes"].as_array().into_iter().flatten().map(text);
+        let said: Vec<&str> = std::iter::once(text(&error["message"]))
+            .chain(causes)
+            .collect();
+        bail!("{}", said.join(": ").replace('\n', " "));
     }
     ensure!(
         output.status.success(),
@@ -116,6 +124,10 @@ fn cases() -> Result<PathBuf> {
     let requirements = folder.join("requirements.txt");
     fs::write(&requirements, CASES_WHEEL)?;
     let wheels = folder.join("wheel");
+    if wheels.exists() {
+        // Of a run that was interrupted.
+        fs::remove_dir_all(&wheels)?;
+    }
     step(
         "Fetch the node cases of the ONNX project",
         Command::new(python)

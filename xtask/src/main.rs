@@ -28,6 +28,8 @@ Chores:
   test [--with lightning]
                   Formatting, clippy, and every unit, guest and end-to-end test; with PyTorch
                   Lightning (3 GB, from PyPI) also those that import what it trained
+  backends        Install the native engines for the tests, fetch the ONNX project's cases, and print
+                  the variables by which a test run by hand finds them
   guests          Compile and package the predictors and the guests of the tests
   bench           Measure, and write docs/measurements.md
 
@@ -56,6 +58,7 @@ fn run() -> Result<()> {
         ["demo", "--once"] => demo::run(demo::Stay::Once),
         ["test"] => test::run(test::Lightning::Skipped),
         ["test", "--with", "lightning"] => test::run(test::Lightning::Installed),
+        ["backends"] => backends::run(),
         ["guests"] => guests::build().map(drop),
         ["bench", ref arguments @ ..] => test::bench(arguments),
         _ => bail!(
