@@ -200,15 +200,30 @@ fn load(
     options: &ModelOptions,
 ) -> Result<Arc<Engine>, InferenceError> {
     let session = backend.load(source, options)?;
+    session
+        .signature()
+        .check_declared(&options.inputs, &options.outputs)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
     let model = Model::new(Arc::clone(&engine));
     warm_up(&model, options.batching.as_ref());
+    give_memory_back();
     tracing::info!(
         backend = backend.name(),
         platform = backend.platform(),
         "loaded a model"
     );
     Ok(engine)
+}
+
+/// Engines read a model and pack its weights in memory that they free again, and the allocator keeps
+/// much of it for later: as much as the model itself, which is what a small node has not got.
+fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "a function of the C library")]
+    // SAFETY: it may be called at any time from any thread, and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate; a

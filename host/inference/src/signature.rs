@@ -66,6 +66,17 @@ impl Signature {
             .collect()
     }
 
+    /// Whether what a deployment says of the tensors is what they are. It need not name them all, and
+    /// it may give a size to a dimension that is variable: it is the model's own that counts.
+    pub(crate) fn check_declared(
+        &self,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<(), InferenceError> {
+        check_side("input", inputs, &self.inputs)?;
+        check_side("output", outputs, &self.outputs)
+    }
+
     /// Whether every input has a first dimension that differs from call to call, as a batch does.
     pub fn is_batched(&self) -> bool {
         let first_is_any = |spec: &TensorSpec| spec.shape.first() == Some(&Dim::Any);
@@ -123,6 +134,35 @@ impl fmt::Display for TensorSpec {
             DisplayDims(&self.shape)
         )
     }
+}
+
+fn check_side(
+    side: &str,
+    declared: &[TensorSpec],
+    actual: &[TensorSpec],
+) -> Result<(), InferenceError> {
+    for spec in declared {
+        let Some(known) = actual.iter().find(|known| known.name == spec.name) else {
+            return Err(InferenceError::load(format!(
+                "the deployment file has an {side} {:?}, the model has {}",
+                spec.name,
+                names(actual)
+            )));
+        };
+        let dims = spec.shape.iter().zip(&known.shape);
+        let agree = spec.dtype == known.dtype
+            && spec.shape.len() == known.shape.len()
+            && dims
+                .into_iter()
+                .all(|(dim, known)| dim == known || *known == Dim::Any);
+        if !agree {
+            return Err(InferenceError::load(format!(
+                "the deployment file has {side} {spec}, the model has {known}; \
+                 write what the model has, or nothing"
+            )));
+        }
+    }
+    Ok(())
 }
 
 struct DisplayDims<'a>(&'a [Dim]);
@@ -222,6 +262,26 @@ mod tests {
             let error = signature.order_inputs(tensors.collect()).unwrap_err();
             assert_eq!(error.to_string(), *message);
         }
+
+        let declared =
+            |name: &str, dims: &[Dim]| signature.check_declared(&[spec(name, dims)], &[]);
+        let exact = [Dim::Fixed(4), Dim::Fixed(1), Dim::Fixed(8), Dim::Fixed(8)];
+        declared("pixels", &pixels).unwrap();
+        declared("pixels", &exact).unwrap();
+        let error = declared(
+            "pixels",
+            &[Dim::Any, Dim::Any, Dim::Fixed(8), Dim::Fixed(8)],
+        );
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "the deployment file has input pixels FP32[-1,-1,8,8], the model has pixels \
+             FP32[-1,1,8,8]; write what the model has, or nothing"
+        );
+        let error = declared("image", &pixels).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"the deployment file has an input "image", the model has "pixels" and "scale""#
+        );
 
         let swapped = vec![
             ("scale".to_owned(), floats(&[])),

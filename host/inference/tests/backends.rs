@@ -26,8 +26,9 @@ fn with_broken_libraries(folder: &Path) -> Backends {
         "torchscript/libdunlin_torch.so",
     ] {
         let path = folder.join(library);
-        std::fs::create_dir(path.parent().unwrap()).unwrap();
-        std::fs::write(path, "not a library").unwrap();
+        let folder = path.parent().expect("a library has a folder");
+        std::fs::create_dir(folder).expect("a temporary folder takes others");
+        std::fs::write(path, "not a library").expect("and files");
     }
     Backends::new(BackendPaths {
         folder: Some(folder.to_owned()),
@@ -36,7 +37,8 @@ fn with_broken_libraries(folder: &Path) -> Backends {
 }
 
 fn refusal(backends: &Backends, kind: BackendKind, source: &ModelSource) -> String {
-    let error = backends.resolve(kind, source).map(|_| ()).unwrap_err();
+    let error = backends.resolve(kind, source).map(|_| ());
+    let error = error.expect_err("there is no such engine");
     assert!(
         matches!(error, InferenceError::Unsupported { .. }),
         "{error:?}"

@@ -1,6 +1,8 @@
 //! ONNX Runtime through the registry: what it answers, takes and refuses, and that it can be shared
 //! and given back.
 
+#[path = "support/models.rs"]
+mod models;
 mod support;
 
 use std::num::NonZeroUsize;
@@ -10,12 +12,12 @@ use dunlin_inference::{
     BackendKind, BackendPaths, BackendState, Backends, DType, GraphOptimization, InferenceError,
     LoadRequest, Model, ModelOptions, ModelSource, OnnxRuntimeOptions, Registry, Tensor, one_line,
 };
-use support::{digits, file, named, sample};
+use models::{digits, file, named, sample};
 
 const ONNXRUNTIME: BackendKind = BackendKind::OnnxRuntime;
 
 fn request(name: &str) -> LoadRequest {
-    support::request(ONNXRUNTIME, &file(&format!("{name}.onnx")))
+    models::request(ONNXRUNTIME, &file(&format!("{name}.onnx")))
 }
 
 async fn load_bytes(registry: &Registry, bytes: Vec<u8>) -> Result<Model, Arc<InferenceError>> {
@@ -76,7 +78,7 @@ async fn answers_are_those_of_the_original() {
     }
     let trained = LoadRequest {
         golden: sample(&digits("golden.safetensors")),
-        ..support::request(ONNXRUNTIME, &digits("digits.onnx"))
+        ..models::request(ONNXRUNTIME, &digits("digits.onnx"))
     };
     let model = registry.get_or_load(trained).await.unwrap();
     assert_eq!(model.platform(), "onnxruntime_onnx");
@@ -363,7 +365,7 @@ async fn every_setting_is_taken() {
                 ..ModelOptions::default()
             },
             golden: sample(&digits("golden.safetensors")),
-            ..support::request(ONNXRUNTIME, &digits("digits.onnx"))
+            ..models::request(ONNXRUNTIME, &digits("digits.onnx"))
         };
         registry.get_or_load(request).await.unwrap();
     }
@@ -380,7 +382,7 @@ async fn eight_threads_get_each_its_own_answer() {
                 workers: NonZeroUsize::new(workers).unwrap(),
                 ..ModelOptions::default()
             },
-            ..support::request(ONNXRUNTIME, &digits("digits.onnx"))
+            ..models::request(ONNXRUNTIME, &digits("digits.onnx"))
         };
         let model = registry.get_or_load(request).await.unwrap();
         let spec = model.signature().inputs[0].clone();

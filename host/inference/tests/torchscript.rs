@@ -1,6 +1,8 @@
 //! libtorch through the registry: what it answers, takes and refuses, and that it can be shared and
 //! given back. `models/torchscript/make.py` makes the models.
 
+#[path = "support/models.rs"]
+mod models;
 mod support;
 
 use std::num::NonZeroUsize;
@@ -11,7 +13,7 @@ use dunlin_inference::{
     Registry, Tensor, TensorSpec, TorchScriptOptions, one_line,
 };
 use half::{bf16, f16};
-use support::{digits, file, named, sample};
+use models::{digits, file, named, sample};
 
 const TORCHSCRIPT: BackendKind = BackendKind::TorchScript;
 
@@ -34,7 +36,7 @@ fn request(name: &str, inputs: &[TensorSpec]) -> LoadRequest {
             inputs: inputs.to_vec(),
             ..ModelOptions::default()
         },
-        ..support::request(TORCHSCRIPT, &file(&format!("torchscript/{name}.pt")))
+        ..models::request(TORCHSCRIPT, &file(&format!("torchscript/{name}.pt")))
     }
 }
 
@@ -46,7 +48,7 @@ fn digits_request(options: ModelOptions) -> LoadRequest {
             ..options
         },
         golden: sample(&digits("golden.safetensors")),
-        ..support::request(TORCHSCRIPT, &digits("digits.pt"))
+        ..models::request(TORCHSCRIPT, &digits("digits.pt"))
     }
 }
 
@@ -57,7 +59,7 @@ async fn load(registry: &Registry, name: &str) -> Result<Model, Arc<InferenceErr
 }
 
 fn floats(shape: &[u64], values: &[f32]) -> Tensor {
-    Tensor::from_values(shape, values).unwrap()
+    Tensor::from_values(shape, values).expect("the values fit the shape")
 }
 
 /// The outputs of a model, as `name DTYPE[shape]`.

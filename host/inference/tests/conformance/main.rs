@@ -113,11 +113,16 @@ fn check(registry: &Registry, kind: BackendKind, folder: &Path, passes_min: usiz
         lines.extend(line.map(|line| format!("{name}: {count}: {line}")));
     }
     for line in lines {
-        println!("{}: {line}", kind.name());
+        support::say(format_args!("{}: {line}", kind.name()));
     }
-    println!("{}: {} of {} pass", kind.name(), passed.len(), names.len());
+    support::say(format_args!(
+        "{}: {} of {} pass",
+        kind.name(),
+        passed.len(),
+        names.len()
+    ));
     for (count, cases) in &counts {
-        println!("{}: {cases:5} {count}", kind.name());
+        support::say(format_args!("{}: {cases:5} {count}", kind.name()));
     }
 
     assert_eq!(counts.get("panicked"), None, "an engine panicked");

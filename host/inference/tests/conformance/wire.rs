@@ -1,6 +1,8 @@
 //! Protocol buffers without a schema: enough to take a field out of a message and to put one in,
 //! and to leave everything else as it was.
 
+use prost::encoding::{decode_varint, encode_varint};
+
 /// One field of a message.
 pub(crate) struct Field<'m> {
     pub(crate) number: u64,
@@ -11,6 +13,7 @@ pub(crate) struct Field<'m> {
 }
 
 pub(crate) fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, String> {
+    let varint = |rest: &mut &[u8]| decode_varint(rest).map_err(|error| error.to_string());
     let mut fields = Vec::new();
     let mut rest = message;
     while !rest.is_empty() {
@@ -40,29 +43,8 @@ pub(crate) fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, String> {
 /// A field with a length, as it stands in a message.
 pub(crate) fn field(number: u64, content: &[u8]) -> Vec<u8> {
     let mut field = Vec::new();
-    put_varint(&mut field, number << 3 | 2);
-    put_varint(&mut field, content.len() as u64);
+    encode_varint(number << 3 | 2, &mut field);
+    encode_varint(content.len() as u64, &mut field);
     field.extend_from_slice(content);
     field
-}
-
-fn varint(rest: &mut &[u8]) -> Result<u64, String> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, after) = rest.split_first().ok_or("a number is cut off")?;
-        *rest = after;
-        value |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err("a number has too many bytes".to_owned())
-}
-
-fn put_varint(into: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        into.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    into.push(value.to_le_bytes()[0]);
 }

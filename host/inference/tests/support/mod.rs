@@ -1,19 +1,8 @@
-//! What the tests of the native backends share: where the libraries are, and models to run.
+//! Where the native libraries of the machine are, for the tests that need one.
 
-#![allow(dead_code, reason = "each test program uses a part")]
+use std::fmt;
 
-use std::path::{Path, PathBuf};
-
-use dunlin_inference::{
-    BackendKind, BackendPaths, BackendState, Backends, GoldenSample, LoadRequest, ModelOptions,
-    ModelSource, NamedTensors, Registry, Tensor, Tolerance,
-};
-
-/// What engines are held to where they compute the same in another order.
-pub(crate) const CLOSE: Tolerance = Tolerance {
-    relative: 1e-4,
-    absolute: 1e-4,
-};
+use dunlin_inference::{BackendKind, BackendPaths, BackendState, Backends, Registry};
 
 /// A registry with the library of `kind` in it, from the folder that `DUNLIN_BACKENDS` names. None,
 /// and a line that says why, where the machine has no such folder: a skipped test, unless
@@ -39,50 +28,18 @@ pub(crate) fn registry(kind: BackendKind) -> Option<Registry> {
     }
 }
 
+/// A line of a test's output, which the test's runner shows or keeps.
+#[expect(clippy::print_stdout, reason = "the output of a test")]
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    println!("{line}");
+}
+
 pub(crate) fn skipped<T>(reason: &str) -> Option<T> {
     let required = std::env::var_os("DUNLIN_REQUIRE_BACKENDS").is_some_and(|value| value == "1");
     assert!(
         !required,
         "not skipped, by DUNLIN_REQUIRE_BACKENDS: {reason}"
     );
-    println!("skipped: {reason}");
+    say(format_args!("skipped: {reason}"));
     None
-}
-
-/// A file of `tests/models`.
-pub(crate) fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/models")
-        .join(name)
-}
-
-/// A file of the digits example.
-pub(crate) fn digits(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../predictors/digits/models")
-        .join(name)
-}
-
-pub(crate) fn request(kind: BackendKind, model: &Path) -> LoadRequest {
-    LoadRequest {
-        digest: model.display().to_string(),
-        source: ModelSource::path(model),
-        backend: kind,
-        options: ModelOptions::default(),
-        golden: None,
-    }
-}
-
-pub(crate) fn sample(path: &Path) -> Option<GoldenSample> {
-    Some(GoldenSample {
-        digest: path.display().to_string(),
-        path: path.to_owned(),
-        tolerance: CLOSE,
-    })
-}
-
-pub(crate) fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> NamedTensors {
-    tensors
-        .map(|(name, tensor)| (name.to_owned(), tensor))
-        .into()
 }

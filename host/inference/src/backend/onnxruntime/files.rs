@@ -83,12 +83,7 @@ impl Weights {
     pub(super) fn read(&self, source: &ModelSource) -> Result<Vec<(&str, Tensor)>, InferenceError> {
         let mut weights = Vec::new();
         for proto in &self.0 {
-            let data = match proto.external()? {
-                Some((location, offset, length)) => {
-                    Bytes::from(source.read_external(location, offset, length)?)
-                }
-                None => proto.raw_data.clone(),
-            };
+            let data = proto.data(source)?;
             if data.len() < WEIGHT_BYTES_MIN {
                 continue;
             }
@@ -208,8 +203,8 @@ fn dtype_of(data_type: i32) -> Option<DType> {
 }
 
 impl TensorProto {
-    /// The file, the offset and the length of data that lie elsewhere.
-    fn external(&self) -> Result<Option<(&str, u64, Option<u64>)>, InferenceError> {
+    /// The data, which lie in the model or in another file.
+    fn data(&self, source: &ModelSource) -> Result<Bytes, InferenceError> {
         let entry = |key: &str| {
             let entries = self.external_data.iter();
             let mut found = entries.filter(|entry| entry.key == key);
@@ -227,13 +222,11 @@ impl TensorProto {
             entry(key).map(parse).transpose()
         };
         let Some(location) = entry("location") else {
-            return Ok(None);
+            return Ok(self.raw_data.clone());
         };
-        Ok(Some((
-            location,
-            number("offset")?.unwrap_or_default(),
-            number("length")?,
-        )))
+        let offset = number("offset")?.unwrap_or_default();
+        let data = source.read_external(location, offset, number("length")?)?;
+        Ok(data.into())
     }
 }
 

@@ -341,9 +341,13 @@ impl Outputs {
         };
         let sizes = match raw.rank {
             0 => &[],
-            #[expect(unsafe_code, reason = "the library speaks C")]
-            // SAFETY: the shape has `rank` sizes, which live as long as `memory`.
-            rank => unsafe { slice::from_raw_parts(raw.shape, rank as usize) },
+            rank => {
+                #[expect(unsafe_code, reason = "the library speaks C")]
+                // SAFETY: the shape has `rank` sizes, at least one, which live as long as `memory`.
+                unsafe {
+                    slice::from_raw_parts(raw.shape, rank as usize)
+                }
+            }
         };
         let shape: Shape = sizes.iter().map(|size| *size as u64).collect();
         let tensor = memory
