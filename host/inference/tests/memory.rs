@@ -92,7 +92,7 @@ async fn digits(registry: &Registry, kind: BackendKind) -> Model {
 /// More workers of a model do not take its weights again.
 async fn workers_share_the_weights(registry: &Registry) {
     let model = product_with_weights();
-    let mut sizes = Vec::new();
+    let (mut sizes, mut all) = (Vec::new(), Vec::new());
     for workers in [1, 2, 6] {
         let before = resident();
         let request = LoadRequest {
@@ -106,9 +106,9 @@ async fn workers_share_the_weights(registry: &Registry) {
             golden: None,
         };
         let loaded = registry.get_or_load(request).await;
-        let loaded = loaded.expect("the model loads");
+        // They stay, so that none is made of what another one left.
+        all.push(loaded.expect("the model loads"));
         sizes.push(resident().saturating_sub(before));
-        drop(loaded);
     }
     support::say(format_args!(
         "onnxruntime: {sizes:?} bytes with 1, 2 and 6 workers"
