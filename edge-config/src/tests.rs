@@ -213,7 +213,7 @@ fn what_is_said_of_one_wrong_line() {
     check(
         "  models: [m]",
         &[
-            "dunlin.yaml:4: predictor.models[0]: m is not a mapping; its keys are name, path, backend, workers, threads, onnxruntime, torchscript, inputs, outputs, golden, tolerance",
+            "dunlin.yaml:4: predictor.models[0]: m is not a mapping; its keys are name, path, backend, workers, threads, max_batch_size, dynamic_batching, max_queue_size, onnxruntime, torchscript, inputs, outputs, golden, tolerance",
         ],
     );
     check(
