@@ -4,7 +4,7 @@
 //! does in JSON lines on its standard output; what else is printed, and tracebacks, go to a log that
 //! stays only where the import failed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -57,7 +57,7 @@ impl Python {
                 .next("name the Python that trained the model: --python EXE")
         };
         let exe = match given {
-            Some(exe) => on_path(exe.as_os_str().to_owned())
+            Some(exe) => on_path(exe.as_os_str())
                 .ok_or_else(|| missing(format!("there is no Python {}", exe.display())))?,
             None => {
                 let active = env::var_os("VIRTUAL_ENV").map(PathBuf::from);
@@ -65,7 +65,7 @@ impl Python {
                 let names = active
                     .into_iter()
                     .chain(["python3".into(), "python".into()]);
-                let mut found = names.filter_map(on_path);
+                let mut found = names.filter_map(|name: OsString| on_path(&name));
                 found
                     .next()
                     .ok_or_else(|| missing("there is no python3 on the PATH".to_owned()))?
@@ -271,14 +271,14 @@ fn unpack() -> io::Result<TempDir> {
 }
 
 /// The program, where it can be run; a bare name is looked for as the shell does.
-fn on_path(name: OsString) -> Option<PathBuf> {
-    let path = PathBuf::from(&name);
+fn on_path(name: &OsStr) -> Option<PathBuf> {
+    let path = PathBuf::from(name);
     if path.components().count() > 1 {
         return path.is_file().then_some(path);
     }
     let folders = env::var_os("PATH")?;
     env::split_paths(&folders)
-        .map(|folder| folder.join(&name))
+        .map(|folder| folder.join(name))
         .find(|path| path.is_file())
 }
 
