@@ -1,7 +1,8 @@
 //! How long one call of a model takes in process, on one thread, one call after another.
 //!
-//! `infer_time MODEL MILLISECONDS` prints one JSON object, its times in microseconds. The benchmark
-//! of the repository (`cargo xtask bench`) sets them beside the same model behind HTTP.
+//! `infer_time MODEL MILLISECONDS [BACKEND]` prints one JSON object, its times in microseconds. The
+//! benchmark of the repository (`cargo xtask bench`) sets them beside the same model behind HTTP.
+//! The native backends are those in the folder that `DUNLIN_BACKENDS` names.
 
 #![expect(clippy::print_stdout, reason = "the result goes to whoever called it")]
 
@@ -12,8 +13,8 @@ use std::{
 };
 
 use dunlin_inference::{
-    BackendKind, InferenceError, LoadRequest, Model, ModelOptions, ModelSource, NamedTensors,
-    Registry, Tensor,
+    BackendKind, BackendPaths, Backends, InferenceError, LoadRequest, Model, ModelOptions,
+    ModelSource, NamedTensors, Registry, Tensor,
 };
 
 /// Of calls that do not count: caches fill, the processor comes to its speed.
@@ -22,20 +23,28 @@ const WARM_UP: Duration = Duration::from_millis(200);
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(path), Some(milliseconds)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: infer_time MODEL MILLISECONDS".into());
+        return Err("usage: infer_time MODEL MILLISECONDS [BACKEND]".into());
+    };
+    let backend = match arguments.next() {
+        Some(name) => BackendKind::from_name(&name).ok_or("there is no such backend")?,
+        None => BackendKind::Auto,
     };
     let window = Duration::from_millis(milliseconds.parse()?);
     let request = LoadRequest {
         digest: path.clone(),
         source: ModelSource::path(path),
-        backend: BackendKind::Auto,
+        backend,
         // One thread a run.
         options: ModelOptions::default(),
         golden: None,
     };
     // Only loading wants a runtime: the calls are this thread's own.
     let runtime = tokio::runtime::Runtime::new()?;
-    let model = runtime.block_on(Registry::default().get_or_load(request))?;
+    let registry = Registry::new(Backends::new(BackendPaths {
+        folder: std::env::var_os("DUNLIN_BACKENDS").map(Into::into),
+        ..BackendPaths::default()
+    }));
+    let model = runtime.block_on(registry.get_or_load(request))?;
 
     calls_us(&model, WARM_UP)?;
     let mut calls = calls_us(&model, window)?;

@@ -93,7 +93,7 @@ async fn digits(registry: &Registry, kind: BackendKind) -> Model {
 async fn workers_share_the_weights(registry: &Registry) {
     let model = product_with_weights();
     let (mut sizes, mut all) = (Vec::new(), Vec::new());
-    for workers in [1, 2, 6] {
+    for workers in [1, 12] {
         let before = resident();
         let request = LoadRequest {
             digest: format!("{workers} workers"),
@@ -111,11 +111,12 @@ async fn workers_share_the_weights(registry: &Registry) {
         sizes.push(resident().saturating_sub(before));
     }
     support::say(format_args!(
-        "onnxruntime: {sizes:?} bytes with 1, 2 and 6 workers"
+        "onnxruntime: {sizes:?} bytes with 1 and 12 workers"
     ));
-    // Four more have their threads and tables, and none of them has the weights.
+    // Together they have the weights as they are, and packed. Each with its own would have twelve
+    // times the weights, of which a few may be in memory that the process had.
     let weights = 4 * ROWS * ROWS;
-    assert!(sizes[2] < sizes[1] + weights, "{sizes:?}");
+    assert!(sizes[1] < 5 * weights, "{sizes:?}");
 }
 
 const ROWS: u64 = 2048;

@@ -1,9 +1,11 @@
 #include "dunlin_torch.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -274,10 +276,9 @@ char *dunlin_torch_run(const dunlin_torch_module *module, const dunlin_torch_ten
     }
     auto result = std::make_unique<dunlin_torch_outputs>();
     {
-      // `forward` changes nothing of the module itself; it only is no const function.
-      torch::jit::Module forwarded = module->module;
-      c10::IValue value =
-          forwarded.forward(std::vector<c10::IValue>(tensors.begin(), tensors.end()));
+      // Not `Module::forward`, which is no const function though it changes nothing.
+      c10::IValue value = module->module.get_method("forward")(
+          std::vector<c10::IValue>(tensors.begin(), tensors.end()));
       result->positional = !is_keyed(value);
       const bool single = value.isTensor() || value.isInt() || value.isDouble() || value.isBool();
       flatten(std::move(value), single || result->positional ? "output" : "", result->outputs);
