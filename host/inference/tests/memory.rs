@@ -30,10 +30,10 @@ async fn models_take_what_they_must_and_give_it_back() {
 async fn level(registry: &Registry, kind: BackendKind) {
     const LOADS: usize = 200;
     // A model that stayed would take its own 150 KB in each of the loads, and what an engine makes
-    // of it. Engines keep tables that grow by a doubling now and then.
+    // of it.
     const GROWTH_MAX: u64 = 4 << 20;
     let mut sizes = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         for _ in 0..LOADS {
             digits(registry, kind).await;
         }
@@ -43,9 +43,13 @@ async fn level(registry: &Registry, kind: BackendKind) {
     support::say(format_args!(
         "{name}: {sizes:?} bytes after each {LOADS} loads"
     ));
-    // The first round also makes what stays for good: threads, arenas, tables.
-    let grown = sizes[2].saturating_sub(sizes[1]);
-    assert!(grown < GROWTH_MAX, "{}: {sizes:?}", kind.name());
+    // The first round also makes what stays for good: threads, arenas, tables. A later one may find
+    // the allocator taking a step; what leaks grows in each of them.
+    let growths = sizes[1..]
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]));
+    let least = growths.min().expect("there are several rounds");
+    assert!(least < GROWTH_MAX, "{name}: {sizes:?}");
 }
 
 async fn digits(registry: &Registry, kind: BackendKind) -> Model {
