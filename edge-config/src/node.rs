@@ -256,6 +256,7 @@ instances_max: 4
 guest_memory_max: 128Mi
 package_max: 3Gi
 requests_in_flight_max: 5
+body_memory_max: 9Mi
 connections_max: 6
 deadline_max: 7s
 drain_timeout: 0s
@@ -277,6 +278,7 @@ log: {format: json, level: debug}
                 guest_memory_max: 128 << 20,
                 package_max: 3 << 30,
                 requests_in_flight_max: 5,
+                body_memory_max: 9 << 20,
                 connections_max: 6,
                 deadline_max: Duration::from_secs(7),
                 drain_timeout: Duration::ZERO,
