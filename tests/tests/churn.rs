@@ -15,7 +15,7 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::json;
 
-const REQUESTS: usize = 10_000;
+const REQUESTS: usize = 40_000;
 const AT_ONCE: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,8 +36,10 @@ fn exchange(url: &str, sent: &[u8], enough: impl Fn(&str) -> bool) -> String {
     let mut buffer = [0; 4096];
     loop {
         let text = String::from_utf8_lossy(&received).into_owned();
+        if enough(&text) {
+            return text;
+        }
         match stream.read(&mut buffer) {
-            _ if enough(&text) => return text,
             Ok(0) | Err(_) => return text,
             Ok(count) => received.extend_from_slice(&buffer[..count]),
         }

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn models_alone_are_packaged_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let yaml = "name: iris\npredictor: {models: [{name: iris, path: iris.pt, backend: torchscript}]}\n";
+        let yaml = "name: iris\npredictor: {models: [{name: iris, path: iris.pt, backend: torchscript, inputs: [{name: x, datatype: FP32, shape: [-1]}]}]}\n";
         fs::write(folder.path().join("dunlin.yaml"), yaml).unwrap();
         let project = Project::open(folder.path()).unwrap();
         let file = folder.path().join("iris.tar");

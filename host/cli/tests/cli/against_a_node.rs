@@ -29,7 +29,8 @@ fn package(user: &User) -> String {
     user.write("p/m.pt", "weights");
     user.write(
         "p/dunlin.yaml",
-        "name: digits\npredictor: {models: [{name: m, path: m.pt, backend: torchscript}]}\n",
+        "name: digits\npredictor: {models: [{name: m, path: m.pt, backend: torchscript, \
+         inputs: [{name: x, datatype: FP32, shape: [-1]}]}]}\n",
     );
     let packaged = user.run(&["package", "p", "-f", "p.tar", "-o", "json"]);
     assert_eq!(packaged.code, 0, "{packaged:?}");

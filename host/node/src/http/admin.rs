@@ -249,12 +249,12 @@ async fn logs(node: &Node, name: &str, parts: &Parts) -> Result<Response<ReplyBo
     let wait = Duration::from_secs(number("wait")?).min(LOG_WAIT_MAX);
     let logs = &deployment.telemetry.logs;
     let found = tokio::time::timeout(wait, logs.wait_since(after));
-    let (entries, next) = tokio::select! {
-        Ok(found) = found => found,
+    let found = tokio::select! {
+        found = found => found.ok(),
         // A node that ends does not wait for something to happen.
-        () = node.drained() => logs.since(after),
-        else => logs.since(after),
+        () = node.drained() => None,
     };
+    let (entries, next) = found.unwrap_or_else(|| logs.since(after));
     Ok(body::json(&json!({ "entries": entries, "next": next })))
 }
 
