@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::ConfigError;
 use crate::section::{Layout, Report, Section, text};
 
+const KI: u64 = 1 << 10;
 const MI: u64 = 1 << 20;
 const GI: u64 = 1 << 30;
 
@@ -25,10 +26,14 @@ const LAYOUT: Layout = &[
             "instances_max",
             "guest_memory_max",
             "package_max",
+            "uploads_max",
             "requests_in_flight_max",
             "body_memory_max",
             "connections_max",
             "deadline_max",
+            "request_body_max",
+            "response_body_max",
+            "tensor_memory_max",
             "drain_timeout",
             "backends",
             "log",
@@ -58,12 +63,20 @@ pub struct Node {
     pub guest_memory_max: u64,
     /// The largest package that may be uploaded, in bytes.
     pub package_max: u64,
+    /// Packages that are uploaded at once; each takes a thread while it arrives.
+    pub uploads_max: u32,
     pub requests_in_flight_max: u32,
     /// Bytes of all requests and answers together that the node holds.
     pub body_memory_max: u64,
     pub connections_max: u32,
     /// The largest `limits.deadline` a deployment may ask for.
     pub deadline_max: Duration,
+    /// The largest `limits.request_body` a deployment may ask for, in bytes.
+    pub request_body_max: u64,
+    /// The largest `limits.response_body` a deployment may ask for, in bytes.
+    pub response_body_max: u64,
+    /// The largest `limits.tensor_memory` a deployment may ask for, in bytes.
+    pub tensor_memory_max: u64,
     /// How long requests in flight may take once the node was asked to stop.
     pub drain_timeout: Duration,
     pub backends: Backends,
@@ -157,6 +170,7 @@ fn check(root: &Section<'_>) -> Node {
         instances_max: root.count_u32("instances_max", 128, 1..=65_536),
         guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),
         package_max: root.size("package_max", 2 * GI, MI..=1024 * GI),
+        uploads_max: root.count_u32("uploads_max", 8, 1..=256),
         requests_in_flight_max: root.count_u32("requests_in_flight_max", 1024, 1..=1_000_000),
         body_memory_max: root.size("body_memory_max", 512 * MI, MI..=1024 * GI),
         connections_max: root.count_u32("connections_max", 4096, 1..=1_000_000),
@@ -165,6 +179,9 @@ fn check(root: &Section<'_>) -> Node {
             Duration::from_secs(60),
             Duration::from_millis(1)..=Duration::from_secs(3600),
         ),
+        request_body_max: root.size("request_body_max", 64 * MI, KI..=4 * GI),
+        response_body_max: root.size("response_body_max", 64 * MI, KI..=4 * GI),
+        tensor_memory_max: root.size("tensor_memory_max", GI, MI..=64 * GI),
         drain_timeout: root.duration(
             "drain_timeout",
             Duration::from_secs(30),
@@ -255,10 +272,14 @@ threads: 3
 instances_max: 4
 guest_memory_max: 128Mi
 package_max: 3Gi
+uploads_max: 2
 requests_in_flight_max: 5
 body_memory_max: 9Mi
 connections_max: 6
 deadline_max: 7s
+request_body_max: 1Mi
+response_body_max: 2Mi
+tensor_memory_max: 3Mi
 drain_timeout: 0s
 backends: {folder: /srv/backends, onnxruntime: /opt/libonnxruntime.so, torchscript: torch.so}
 log: {format: json, level: debug}
@@ -277,10 +298,14 @@ log: {format: json, level: debug}
                 instances_max: 4,
                 guest_memory_max: 128 << 20,
                 package_max: 3 << 30,
+                uploads_max: 2,
                 requests_in_flight_max: 5,
                 body_memory_max: 9 << 20,
                 connections_max: 6,
                 deadline_max: Duration::from_secs(7),
+                request_body_max: 1 << 20,
+                response_body_max: 2 << 20,
+                tensor_memory_max: 3 << 20,
                 drain_timeout: Duration::ZERO,
                 backends: Backends {
                     folder: Some("/srv/backends".into()),
@@ -294,6 +319,28 @@ log: {format: json, level: debug}
             }
         );
         assert_eq!(LogLevel::Warn.as_str(), "warn");
+    }
+
+    /// The README's `node.yaml` is what an empty one means, and leaves no key out.
+    #[test]
+    fn the_readme_has_every_key_and_its_default() {
+        let readme = include_str!("../../README.md");
+        let (_, documented) = readme
+            .split_once("```yaml\n# node.yaml\n")
+            .expect("the README has a node.yaml");
+        let (documented, _) = documented.split_once("```").expect("it ends");
+        let documented_keys: Vec<&str> = documented
+            .lines()
+            .map(|line| line.trim_start_matches("# "))
+            .filter_map(|line| Some(line.split_once(':')?.0.trim()))
+            .collect();
+        for (section, keys) in LAYOUT {
+            for key in *keys {
+                assert!(documented_keys.contains(key), "{section}.{key}");
+            }
+        }
+        let node = Node::parse(documented, "README.md").unwrap();
+        assert_eq!(node, Node::default());
     }
 
     #[test]

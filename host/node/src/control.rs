@@ -19,7 +19,7 @@ use crate::{
     deployment::{Deployment, Deployments, Revision},
     error::{ChangeError, NodeError},
     keyed_lock::KeyedLock,
-    loader::{Bounds, Loader},
+    loader::Loader,
     state::{Record, State},
     telemetry::Telemetry,
 };
@@ -49,13 +49,9 @@ impl Control {
         config: &edge_config::Node,
     ) -> Self {
         let store = Arc::new(store);
-        let bounds = Bounds {
-            instances_max: config.instances_max,
-            deadline_max: config.deadline_max,
-        };
         Self {
             deployments: Deployments::default(),
-            loader: Loader::new(bounds, Arc::clone(&store), sandbox, registry),
+            loader: Loader::new(config, Arc::clone(&store), sandbox, registry),
             store,
             state: Arc::new(state),
             package_max: config.package_max,

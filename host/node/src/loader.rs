@@ -31,15 +31,29 @@ pub(crate) struct Loader {
 
 /// What a deployment may ask of this node.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    pub(crate) instances_max: u32,
-    pub(crate) deadline_max: Duration,
+struct Bounds {
+    instances_max: u32,
+    deadline_max: Duration,
+    request_body_max: u64,
+    response_body_max: u64,
+    tensor_memory_max: u64,
 }
 
 impl Bounds {
+    fn of(config: &edge_config::Node) -> Self {
+        Self {
+            instances_max: config.instances_max,
+            deadline_max: config.deadline_max,
+            request_body_max: config.request_body_max,
+            response_body_max: config.response_body_max,
+            tensor_memory_max: config.tensor_memory_max,
+        }
+    }
+
     fn check(&self, deployment: &edge_config::Deployment) -> Result<(), ChangeError> {
         let refuse = |asked: String, allowed: String| ChangeError::Bound { asked, allowed };
-        let (instances, deadline) = (deployment.instances.max, deployment.limits.deadline);
+        let limits = &deployment.limits;
+        let (instances, deadline) = (deployment.instances.max, limits.deadline);
         if deployment.predictor.is_some() && instances > self.instances_max {
             return Err(refuse(
                 format!("instances.max is {instances}"),
@@ -52,19 +66,40 @@ impl Bounds {
                 format!("{:?} (deadline_max)", self.deadline_max),
             ));
         }
+        let sizes = [
+            ("request_body", limits.request_body, self.request_body_max),
+            (
+                "response_body",
+                limits.response_body,
+                self.response_body_max,
+            ),
+            (
+                "tensor_memory",
+                limits.tensor_memory,
+                self.tensor_memory_max,
+            ),
+        ];
+        for (limit, asked, allowed) in sizes {
+            if asked > allowed {
+                return Err(refuse(
+                    format!("limits.{limit} is {asked} bytes"),
+                    format!("{allowed} ({limit}_max)"),
+                ));
+            }
+        }
         Ok(())
     }
 }
 
 impl Loader {
     pub(crate) fn new(
-        bounds: Bounds,
+        config: &edge_config::Node,
         store: Arc<Store>,
         sandbox: Sandbox,
         registry: Registry,
     ) -> Self {
         Self {
-            bounds,
+            bounds: Bounds::of(config),
             store,
             sandbox,
             registry: Arc::new(registry),
@@ -281,5 +316,33 @@ fn dtype(datatype: Datatype) -> DType {
         Datatype::Fp32 => DType::F32,
         Datatype::Fp64 => DType::F64,
         Datatype::Bytes => DType::Bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_asks_for_no_more_than_the_node_allows() {
+        let node = "instances_max: 9\ndeadline_max: 6s\nrequest_body_max: 1Mi\n\
+                    response_body_max: 2Mi\ntensor_memory_max: 3Mi\n";
+        let bounds = Bounds::of(&edge_config::Node::parse(node, "node.yaml").unwrap());
+        let check = |limits: &str| {
+            let yaml = format!("name: a\npredictor: {{path: .}}\nlimits: {{{limits}}}\n");
+            let deployment = edge_config::Deployment::parse(&yaml, "dunlin.yaml").unwrap();
+            bounds.check(&deployment)
+        };
+        let within = "request_body: 1Mi, response_body: 2Mi, tensor_memory: 3Mi, deadline: 6s";
+        check(within).unwrap();
+        for (most, more, key) in [
+            ("request_body: 1Mi", "request_body: 1025Ki", "request_body_max"),
+            ("response_body: 2Mi", "response_body: 3Mi", "response_body_max"),
+            ("tensor_memory: 3Mi", "tensor_memory: 4Mi", "tensor_memory_max"),
+            ("deadline: 6s", "deadline: 7s", "deadline_max"),
+        ] {
+            let refused = check(&within.replace(most, more)).unwrap_err().to_string();
+            assert!(refused.contains(key), "{refused}");
+        }
     }
 }

@@ -20,11 +20,14 @@ use crate::{environment, paths};
 /// The data plane answers predictions, the admin plane takes deployments and wants the token that
 /// is made at the first start. SIGTERM and Ctrl-C let requests in flight finish.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = concat!("Examples:
   dunlin serve
   dunlin serve --data-dir /var/lib/dunlin --listen 0.0.0.0:8080
   dunlin serve --config /etc/dunlin/node.yaml --log-format json
-  dunlin serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 -o json   # any free ports")]
+  dunlin serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 -o json   # any free ports
+
+Bounds, native engines and all else that has no flag is set in node.yaml. Its keys and their defaults:
+  ", env!("CARGO_PKG_REPOSITORY"), "#nodeyaml"))]
 pub(crate) struct Args {
     /// The node's configuration; without it the defaults
     #[arg(short, long, value_name = "node.yaml")]
@@ -274,6 +277,16 @@ mod tests {
             (node.log.format, node.log.level),
             (LogFormat::Json, LogLevel::Warn)
         );
+    }
+
+    #[test]
+    fn the_help_says_where_the_keys_of_the_file_are() {
+        use clap::CommandFactory as _;
+        let mut cli = Cli::command();
+        let serve = cli.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        assert!(help.contains("node.yaml. Its keys"), "{help}");
+        assert!(help.contains("dunlin#nodeyaml"), "{help}");
     }
 
     #[test]
