@@ -24,6 +24,18 @@ pub enum NodeError {
         #[source]
         source: io::Error,
     },
+    #[error("the node's state, {path}, cannot be opened")]
+    StateFile {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error(
+        "the node's state, {path}, was deleted or replaced while the node runs: this change would \
+         be lost with the next start. Put the file back; or note what `dunlin get` lists, \
+         restart the node, and deploy that again"
+    )]
+    StateLost { path: PathBuf },
     #[error("the node's state cannot be read or written")]
     Database(#[from] rusqlite::Error),
     #[error("the node's state is damaged: {0}")]
@@ -34,6 +46,16 @@ pub enum NodeError {
     Sandbox(#[from] SandboxError),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
+}
+
+impl NodeError {
+    /// Whether the disk, or what of it the user may have, is full.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        let Self::Database(error) = self else {
+            return false;
+        };
+        error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
 }
 
 /// A change of the deployments that was refused. What served before serves on.

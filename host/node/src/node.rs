@@ -1,7 +1,9 @@
 //! One node: what every request shares.
 
 use std::{
-    fs::File,
+    fs::{DirBuilder, File, Permissions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -126,7 +128,7 @@ fn claim(data_dir: &Path) -> Result<File, NodeError> {
         path: data_dir.to_owned(),
         source,
     };
-    std::fs::create_dir_all(data_dir).map_err(unusable)?;
+    make_private(data_dir).map_err(unusable)?;
     let lock = File::create(data_dir.join("lock")).map_err(unusable)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -134,5 +136,46 @@ fn claim(data_dir: &Path) -> Result<File, NodeError> {
             path: data_dir.to_owned(),
         }),
         Err(std::fs::TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+/// The folder, which only its owner may look into: models, state and the token are in there.
+fn make_private(data_dir: &Path) -> std::io::Result<()> {
+    if let Some(parent) = data_dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(data_dir) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && data_dir.is_dir() => {
+            let closed = std::fs::set_permissions(data_dir, Permissions::from_mode(0o700));
+            if let Err(error) = closed {
+                // Somebody else's folder that we may write to: the files that matter are closed
+                // each by itself.
+                tracing::warn!(%error, path = %data_dir.display(), "others may look into data_dir");
+            }
+            Ok(())
+        }
+        made => made,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_owner_looks_into_the_data_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir.path().join("a/new");
+        let found = dir.path().join("found");
+        std::fs::create_dir(&found).unwrap();
+        std::fs::set_permissions(&found, Permissions::from_mode(0o755)).unwrap();
+        for data_dir in [made, found] {
+            let _lock = claim(&data_dir).unwrap();
+            let mode = std::fs::metadata(&data_dir).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", data_dir.display());
+        }
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(claim(&file), Err(NodeError::DataDir { .. })));
     }
 }

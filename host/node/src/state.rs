@@ -1,9 +1,15 @@
 //! What this node serves, on disk: one SQLite database, one transaction for each change.
 
-use std::{path::Path, sync::Mutex};
+use std::{
+    fs::{File, Metadata, Permissions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use dunlin_package::Digest;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use crate::error::NodeError;
 
@@ -19,24 +25,46 @@ pub(crate) struct Record {
 }
 
 /// The connection is used from blocking threads only; SQLite allows one writer anyway.
-pub(crate) struct State(Mutex<Connection>);
+pub(crate) struct State {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+    /// The file that the connection has open.
+    file: FileId,
+}
 
+/// A deleted name keeps its last number in `retired`: a revision means one package, also where the
+/// name was deleted in between.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS deployments (
         name       TEXT PRIMARY KEY,
         revision   INTEGER NOT NULL,
         digest     TEXT NOT NULL,
         created_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS retired (
+        number   INTEGER PRIMARY KEY,
+        name     TEXT NOT NULL UNIQUE,
+        revision INTEGER NOT NULL
     ) STRICT;";
+
+/// So many deleted names are remembered; the one deleted longest ago goes first.
+const RETIRED_MAX: i64 = 10_000;
 
 impl State {
     pub(crate) fn open(path: &Path) -> Result<Self, NodeError> {
-        let connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A deploy that was acknowledged is there after a power cut.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.execute_batch(SCHEMA)?;
-        Ok(Self(Mutex::new(connection)))
+        let file = make_private(path).map_err(|source| NodeError::DataDir {
+            path: path.to_owned(),
+            source,
+        })?;
+        let connection = connect(path).map_err(|source| NodeError::StateFile {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            connection: Mutex::new(connection),
+            path: path.to_owned(),
+            file,
+        })
     }
 
     pub(crate) fn records(&self) -> Result<Vec<Record>, NodeError> {
@@ -66,22 +94,22 @@ impl State {
         .collect()
     }
 
-    /// The number that the next revision of `name` gets.
+    /// The number that the next revision of `name` gets: no number is given twice.
     pub(crate) fn next_revision(&self, name: &str) -> Result<i64, NodeError> {
-        let last: Option<i64> = self
-            .lock()
-            .query_row(
-                "SELECT revision FROM deployments WHERE name = ?1",
-                [name],
-                |row| row.get(0),
-            )
-            .optional()?;
-        Ok(last.unwrap_or(0) + 1)
+        let last: i64 = self.lock().query_row(
+            "SELECT coalesce(max(revision), 0) FROM (
+                 SELECT revision FROM deployments WHERE name = ?1
+                 UNION ALL SELECT revision FROM retired WHERE name = ?1)",
+            [name],
+            |row| row.get(0),
+        )?;
+        Ok(last + 1)
     }
 
     /// From here on the deployment is this revision, also after a crash.
     pub(crate) fn put(&self, record: &Record) -> Result<(), NodeError> {
-        self.lock().execute(
+        let connection = self.to_write()?;
+        connection.execute(
             "INSERT INTO deployments (name, revision, digest, created_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (name) DO UPDATE SET
                  revision = excluded.revision,
@@ -98,17 +126,87 @@ impl State {
     }
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), NodeError> {
-        self.lock()
-            .execute("DELETE FROM deployments WHERE name = ?1", [name])?;
+        let mut connection = self.to_write()?;
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO retired (name, revision)
+             SELECT name, revision FROM deployments WHERE name = ?1",
+            [name],
+        )?;
+        transaction.execute(
+            "DELETE FROM retired WHERE number <= (SELECT max(number) FROM retired) - ?1",
+            [RETIRED_MAX],
+        )?;
+        transaction.execute("DELETE FROM deployments WHERE name = ?1", [name])?;
+        transaction.commit()?;
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
-        // SQLite rolls an unfinished statement back by itself.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Lets the next change be written over what the database no longer needs of its journal: on a
+    /// full disk that may be all the room there is.
+    pub(crate) fn reuse_journal(&self) -> Result<(), NodeError> {
+        let connection = self.lock();
+        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+        Ok(())
     }
+
+    /// The connection, for a change. What is written into a file that is no longer the one at its
+    /// path would be gone with the next start.
+    fn to_write(&self) -> Result<MutexGuard<'_, Connection>, NodeError> {
+        match std::fs::metadata(&self.path) {
+            Ok(metadata) if FileId::of(&metadata) == self.file => Ok(self.lock()),
+            _ => Err(NodeError::StateLost {
+                path: self.path.clone(),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // SQLite rolls an unfinished statement back by itself.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Device and inode: no other file has the same two while this one is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
+}
+
+/// The file, which only its owner may read; SQLite gives the files beside it the same mode.
+fn make_private(path: &Path) -> io::Result<FileId> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(FileId::of(&file.metadata()?))
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A deploy that was acknowledged is there after a power cut.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The file has a row for each deployment: looking through it takes no time, and what is damaged
+    // is better found now than at some later change.
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(found),
+        ));
+    }
+    connection.execute_batch(SCHEMA)?;
+    Ok(connection)
 }
 
 #[cfg(test)]
@@ -139,5 +237,76 @@ mod tests {
         let state = State::open(&path).unwrap();
         assert_eq!(state.records().unwrap(), [record("digits", 2)]);
         assert_eq!(state.next_revision("digits").unwrap(), 3);
+    }
+
+    #[test]
+    fn a_name_that_comes_back_counts_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state.db")).unwrap();
+        state.put(&record("digits", 4)).unwrap();
+        for expected in [5, 6] {
+            state.delete("digits").unwrap();
+            assert_eq!(state.next_revision("digits").unwrap(), expected);
+            state.put(&record("digits", expected)).unwrap();
+        }
+        state.delete("nobody").unwrap();
+        assert_eq!(state.next_revision("nobody").unwrap(), 1);
+    }
+
+    #[test]
+    fn a_state_that_was_taken_away_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let state = State::open(&path).unwrap();
+        state.put(&record("digits", 1)).unwrap();
+        let aside = dir.path().join("aside.db");
+        std::fs::rename(&path, &aside).unwrap();
+        for replaced in [false, true] {
+            if replaced {
+                std::fs::copy(&aside, &path).unwrap();
+            }
+            for change in [state.put(&record("digits", 2)), state.delete("digits")] {
+                let said = change.unwrap_err().to_string();
+                assert!(said.contains(path.to_str().unwrap()), "{said}");
+            }
+        }
+        std::fs::rename(&aside, &path).unwrap();
+        state.put(&record("digits", 2)).unwrap();
+    }
+
+    #[test]
+    fn only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let state = State::open(&path).unwrap();
+        state.put(&record("digits", 1)).unwrap();
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", entry.path().display());
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let state = State::open(&path).unwrap();
+        for number in 0..100 {
+            state.put(&record(&format!("d{number}"), 1)).unwrap();
+        }
+        drop(state);
+        let whole = std::fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        torn[4096..].fill(0x5a);
+        for damaged in [b"this is no database, whatever its name says".to_vec(), torn] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = State::open(&path).err().expect("it is damaged");
+            assert!(matches!(&error, NodeError::StateFile { path: named, .. } if *named == path));
+        }
+        std::fs::write(&path, whole).unwrap();
+        assert_eq!(State::open(&path).unwrap().records().unwrap().len(), 100);
     }
 }

@@ -103,6 +103,10 @@ async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(),
             }
             NodeError::Listen { .. } => Some("give an address of this machine"),
             NodeError::DataDir { .. } => Some("give a folder that is yours: --data-dir DIR"),
+            NodeError::StateFile { .. } => Some(
+                "put back a copy of it; or move it away with the files beside it (-wal, -shm), \
+                 start again, and deploy again",
+            ),
             NodeError::Locked { .. } => Some("give another folder: --data-dir DIR"),
             _ => None,
         };

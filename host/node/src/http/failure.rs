@@ -6,7 +6,7 @@ use dunlin_sandbox::{CallError, GuestFailure};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::body::{ReplyBody, full};
-use crate::error::ChangeError;
+use crate::error::{ChangeError, NodeError};
 
 /// A request that is answered with an error.
 #[derive(Debug)]
@@ -159,6 +159,15 @@ impl From<ChangeError> for Failure {
             // The admin plane is for the operator: the reason helps, and nobody else sees it.
             ChangeError::Model { .. } | ChangeError::Predictor(_) | ChangeError::Bound { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, message).with_inside(&error)
+            }
+            ChangeError::Node(error) if error.is_out_of_space() => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "no space is left on the node's disk for its state; free some in its data_dir",
+            )
+            .with_inside(error),
+            // What happened to the file is the operator's to know: only they can mend it.
+            ChangeError::Node(NodeError::StateLost { .. }) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).with_inside(&error)
             }
             ChangeError::Draining => Self::unavailable(message),
             ChangeError::Node(_) | ChangeError::Defect(_) => {
