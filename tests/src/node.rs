@@ -32,6 +32,8 @@ pub struct NodeOptions {
     /// Gives the data directory a file system of so many bytes, made with `unshare -rm`. It is gone
     /// with the process.
     pub disk_bytes: Option<u64>,
+    /// The node's standard error is a pipe that nobody reads; [`Node::log`] is empty.
+    pub stalled_log: bool,
 }
 
 /// How a node is ended.
@@ -122,6 +124,29 @@ impl Node {
     pub fn start_again(&mut self) {
         (self.process, self.ready) = spawn(self.folder.path(), &self.options);
         // Connections to the old one are of no use.
+        self.client = client();
+    }
+
+    /// As [`Node::start_again`], but waits only until the node listens.
+    ///
+    /// # Panics
+    /// It does not listen.
+    pub fn start_again_unready(&mut self) {
+        let logged = self.log().len();
+        self.process = serve(self.folder.path(), &self.options);
+        let line = until("the node listens", START_TIMEOUT, || {
+            let log = self.log();
+            let line = log[logged..]
+                .lines()
+                .find(|line| line.contains("listening"))?;
+            Some(line.to_owned())
+        });
+        let url = |plane: &str| {
+            let mut words = line.split_whitespace();
+            let address = words.find_map(|word| word.strip_prefix(plane));
+            format!("http://{}", address.expect("the line has both addresses"))
+        };
+        (self.ready.data, self.ready.admin) = (url("data="), url("admin="));
         self.client = client();
     }
 
@@ -329,7 +354,11 @@ fn serve(folder: &Path, options: &NodeOptions) -> Child {
         .arg(data)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
+        .stderr(if options.stalled_log {
+            Stdio::piped()
+        } else {
+            log.into()
+        })
         .spawn()
         .expect("dunlin can be run")
 }

@@ -9,14 +9,16 @@
 
 use std::{io::Read, sync::Arc};
 
-use dunlin_inference::Registry;
-use dunlin_package::{Digest, ImportLimits, Package, Store};
+use dunlin_inference::{Registry, one_line};
+use dunlin_package::{Digest, ImportLimits, Package, PackageError, Store};
 use dunlin_sandbox::Sandbox;
 use edge_config::DeploymentName;
-use tokio::sync::{Mutex, Semaphore};
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    deployment::{Deployment, Deployments, Revision},
+    deployment::{Deployment, Deployments, NotServing, Revision},
     error::{ChangeError, NodeError},
     keyed_lock::KeyedLock,
     loader::Loader,
@@ -30,15 +32,23 @@ pub(crate) struct Control {
     state: Arc<State>,
     loader: Loader,
     package_max: u64,
+    /// How many deployments of before come up at once.
+    restores_max: usize,
     /// The names that are being changed.
     names: KeyedLock,
-    /// How many packages may be loaded at once: each takes threads and memory to compile.
-    loads: Semaphore,
     /// One transaction, and what follows from it, at a time.
     recording: Mutex<()>,
 }
 
-const LOADS_MAX: usize = 4;
+/// The deployments of before that have not come up yet. Until they have, nobody else may change
+/// them: a deploy of such a name waits, and then replaces it.
+pub(crate) struct Restore(Vec<Waiting>);
+
+struct Waiting {
+    record: Record,
+    telemetry: Arc<Telemetry>,
+    change: OwnedMutexGuard<()>,
+}
 
 impl Control {
     pub(crate) fn new(
@@ -55,45 +65,92 @@ impl Control {
             store,
             state: Arc::new(state),
             package_max: config.package_max,
+            // An `init` that computes has its own deadline: more of them than threads would only
+            // take each other's time.
+            restores_max: config.threads as usize,
             names: KeyedLock::default(),
-            loads: Semaphore::new(LOADS_MAX),
             recording: Mutex::new(()),
         }
     }
 
-    /// Serves again what was deployed before. A deployment that does not come up is kept, with the
-    /// reason: its package is still there, and the operator decides.
-    pub(crate) async fn restore(&self) -> Result<(), NodeError> {
+    /// Makes known what was deployed before, as deployments that are starting. Call it before
+    /// anything else: nothing else holds a name then.
+    pub(crate) async fn restore(&self) -> Result<Restore, NodeError> {
+        let mut restore = Vec::new();
         for record in self.state.records()? {
-            let telemetry = Arc::new(Telemetry::new(&record.name));
-            let serving = self.load_record(&record, &telemetry).await;
-            if let Err(error) = &serving {
-                tracing::error!(deployment = record.name, %error, "a deployment does not come up");
-            } else {
-                tracing::info!(
-                    deployment = record.name,
-                    revision = record.revision,
-                    "serving again"
-                );
-            }
-            self.deployments.put(&Arc::new(Deployment {
+            let waiting = Waiting {
+                change: self.names.lock(&record.name).await,
+                telemetry: Arc::new(Telemetry::new(&record.name)),
                 record,
-                telemetry,
-                serving: serving.map_err(|error| error.to_string()),
+            };
+            self.deployments.put(&Arc::new(Deployment {
+                record: waiting.record.clone(),
+                telemetry: Arc::clone(&waiting.telemetry),
+                serving: Err(NotServing::Starting),
             }));
+            restore.push(waiting);
         }
-        self.collect().await;
-        Ok(())
+        Ok(Restore(restore))
     }
 
-    async fn load_record(
+    /// Serves again what was deployed before. A deployment that does not come up is kept, with the
+    /// reason: its package is still there, and the operator decides.
+    ///
+    /// Dropped, it leaves what has not come up as starting.
+    pub(crate) async fn bring_up(self: &Arc<Self>, restore: Restore) {
+        stream::iter(restore.0)
+            .for_each_concurrent(self.restores_max, |waiting| self.bring_up_one(waiting))
+            .await;
+        self.collect().await;
+    }
+
+    async fn bring_up_one(self: &Arc<Self>, waiting: Waiting) {
+        let Waiting {
+            record,
+            telemetry,
+            change,
+        } = waiting;
+        // In a task of its own: on another thread than its neighbours, and a panic stays there.
+        let loading = AbortOnDropHandle::new(tokio::spawn({
+            let (control, telemetry) = (Arc::clone(self), Arc::clone(&telemetry));
+            let digest = record.digest;
+            async move { control.load_again(digest, &telemetry).await }
+        }));
+        let serving = match loading.await {
+            Ok(serving) => serving,
+            Err(panic) => Err(ChangeError::Defect(panic.to_string())),
+        };
+        let serving = serving.map_err(|error| one_line(&error));
+        match &serving {
+            Ok(_) => tracing::info!(
+                deployment = record.name,
+                revision = record.revision,
+                "serving again"
+            ),
+            Err(error) => {
+                tracing::error!(deployment = record.name, error, "a deployment does not come up");
+            }
+        }
+        self.deployments.put(&Arc::new(Deployment {
+            record,
+            telemetry,
+            serving: serving.map_err(NotServing::Failed),
+        }));
+        drop(change);
+    }
+
+    async fn load_again(
         &self,
-        record: &Record,
+        digest: Digest,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
         let store = Arc::clone(&self.store);
-        let digest = record.digest;
-        let package = blocking(move || store.package(&digest)).await??;
+        let package = blocking(move || store.package(&digest)).await?;
+        let package = package.map_err(|error| match error {
+            // It was kept long ago: what is wrong is what lies there now.
+            PackageError::Store(error) => ChangeError::Store(error),
+            error => ChangeError::Package(error),
+        })?;
         self.loader.load(&package, telemetry).await
     }
 
@@ -131,11 +188,7 @@ impl Control {
             Some(current) => Arc::clone(&current.telemetry),
             None => Arc::new(Telemetry::new(&name)),
         };
-        let revision = {
-            let loads = self.loads.acquire().await;
-            let _load = loads.expect("nobody closes the semaphore");
-            self.loader.load(package, &telemetry).await?
-        };
+        let revision = self.loader.load(package, &telemetry).await?;
         let _recording = self.recording.lock().await;
         let record = self.record(name, *package.digest()).await?;
         tracing::info!(

@@ -16,8 +16,16 @@ use crate::{state::Record, telemetry::Telemetry};
 pub(crate) struct Deployment {
     pub(crate) record: Record,
     pub(crate) telemetry: Arc<Telemetry>,
-    /// Why it does not serve, where it does not: only after a restart, for what was deployed before.
-    pub(crate) serving: Result<Revision, String>,
+    pub(crate) serving: Result<Revision, NotServing>,
+}
+
+/// Why a deployment does not serve: only after a restart, for what was deployed before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotServing {
+    /// Its models are being loaded, or its `init` runs.
+    Starting,
+    /// It did not come up, for this reason.
+    Failed(String),
 }
 
 /// A package that is loaded, checked and warm.

@@ -16,6 +16,7 @@ use dunlin_inference::{
 use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
 use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
 use edge_config::{BackendChoice, Datatype, PackagePath, TensorDeclaration};
+use tokio::sync::Semaphore;
 
 use crate::{control::blocking, deployment::Revision, error::ChangeError, telemetry::Telemetry};
 
@@ -27,7 +28,12 @@ pub(crate) struct Loader {
     store: Arc<Store>,
     sandbox: Sandbox,
     registry: Arc<Registry>,
+    model_loads: Semaphore,
 }
+
+/// How many packages may have their models loaded at once: that takes threads and memory. Compiling
+/// has its own turn in the sandbox. An `init` has neither: one that takes its time holds nobody up.
+const MODEL_LOADS_MAX: usize = 4;
 
 /// What a deployment may ask of this node.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +109,7 @@ impl Loader {
             store,
             sandbox,
             registry: Arc::new(registry),
+            model_loads: Semaphore::new(MODEL_LOADS_MAX),
         }
     }
 
@@ -112,6 +119,21 @@ impl Loader {
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
+        let models = self.load_models(package, telemetry).await?;
+        Ok(Revision {
+            predictor: self.start_predictor(package, &models, telemetry).await?,
+            models,
+            limits: package.deployment().limits,
+        })
+    }
+
+    async fn load_models(
+        &self,
+        package: &Package,
+        telemetry: &Telemetry,
+    ) -> Result<BTreeMap<String, Model>, ChangeError> {
+        let turn = self.model_loads.acquire().await;
+        let _turn = turn.expect("nobody closes the semaphore");
         let mut models = BTreeMap::new();
         for model in &package.deployment().models {
             let name = model.name.to_string();
@@ -119,11 +141,7 @@ impl Loader {
             let loaded = loaded.with_stats(telemetry.model(&name));
             models.insert(name, loaded);
         }
-        Ok(Revision {
-            predictor: self.start_predictor(package, &models, telemetry).await?,
-            models,
-            limits: package.deployment().limits,
-        })
+        Ok(models)
     }
 
     async fn load_model(

@@ -5,7 +5,10 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use dunlin_inference::{BackendPaths, Backends, Registry};
@@ -16,7 +19,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    control::Control, error::NodeError, http::BodyBudget, request_id::RequestIds, state::State,
+    control::{Control, Restore},
+    error::NodeError,
+    http::BodyBudget,
+    request_id::RequestIds,
+    state::State,
     token::AdminToken,
 };
 
@@ -30,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) bodies: BodyBudget,
     /// Changes under way: a drain waits for them.
     pub(crate) changes: TaskTracker,
+    /// Not all that was deployed before has come up, or failed to.
+    starting: AtomicBool,
     draining: watch::Sender<bool>,
     data_dir: PathBuf,
     /// Locked for as long as the node lives.
@@ -37,11 +46,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens the node's data and brings up what was deployed.
+    /// Opens the node's data. It can answer from now on; what was deployed before is starting, until
+    /// [`Node::bring_up`] is through.
     pub(crate) async fn open(
         config: edge_config::Node,
         data_dir: PathBuf,
-    ) -> Result<Arc<Self>, NodeError> {
+    ) -> Result<(Arc<Self>, Restore), NodeError> {
         let lock = claim(&data_dir)?;
         let token = AdminToken::open(&data_dir)?;
         let sandbox = Sandbox::new(SandboxConfig {
@@ -56,19 +66,31 @@ impl Node {
             Registry::new(Backends::new(backend_paths(&config.backends))),
             &config,
         );
-        control.restore().await?;
-        Ok(Arc::new(Self {
+        let restore = control.restore().await?;
+        let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
             bodies: BodyBudget::new(config.body_memory_max),
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),
             changes: TaskTracker::new(),
+            starting: AtomicBool::new(true),
             draining: watch::Sender::new(false),
             config,
             data_dir,
             _lock: lock,
-        }))
+        });
+        Ok((node, restore))
+    }
+
+    /// Brings up what was deployed before. The node is ready then.
+    pub(crate) async fn bring_up(&self, restore: Restore) {
+        self.control.bring_up(restore).await;
+        self.starting.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starting.load(Ordering::Relaxed)
     }
 
     pub(crate) fn drain(&self) {
@@ -104,6 +126,7 @@ impl Node {
             "data_dir": self.data_dir,
             "instances_max": self.config.instances_max,
             "package_max": self.config.package_max,
+            "starting": self.is_starting(),
             "draining": self.is_draining(),
         })
     }

@@ -38,7 +38,8 @@ pub struct Ready {
 }
 
 /// Runs a node until SIGTERM or SIGINT, then lets the requests in flight finish. A second signal
-/// ends it at once.
+/// ends it at once. It answers from the start; `on_ready` is called when all that was deployed
+/// before has come up, or has failed to.
 ///
 /// # Errors
 /// It does not come up. A deployment that does not come up is no error: see `dunlin get`.
@@ -52,12 +53,13 @@ pub async fn run(
     let connections_max = config.connections_max as usize;
     let data = listen("data", config.data.listen).await?;
     let admin = listen("admin", config.admin.listen).await?;
-    let node = Node::open(config, data_dir).await?;
-    on_ready(&Ready {
+    let (node, restore) = Node::open(config, data_dir).await?;
+    let ready = Ready {
         data: data.address,
         admin: admin.address,
         token_file: node.token.file().to_owned(),
-    });
+    };
+    tracing::info!(data = %ready.data, admin = %ready.admin, "listening");
 
     let data = tokio::spawn(serve(
         data.listener,
@@ -71,7 +73,16 @@ pub async fn run(
         admin::handle,
         connections_max,
     ));
-    stop.wait().await;
+    let serving = async {
+        node.bring_up(restore).await;
+        on_ready(&ready);
+        std::future::pending::<()>().await;
+    };
+    // A signal ends it also while it starts.
+    tokio::select! {
+        () = serving => {}
+        () = stop.wait() => {}
+    }
     tracing::info!("draining: requests in flight finish, new ones are refused");
     node.drain();
     node.changes.close();

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     connection::{Connection, Held},
-    deployment::Deployment,
+    deployment::{Deployment, NotServing},
     error::ChangeError,
     metrics,
     node::Node,
@@ -149,7 +149,8 @@ fn describe(deployment: &Deployment) -> Value {
         },
     });
     match &deployment.serving {
-        Err(reason) => {
+        Err(NotServing::Starting) => described["status"] = json!("starting"),
+        Err(NotServing::Failed(reason)) => {
             described["status"] = json!("failed");
             described["reason"] = json!(reason);
         }

@@ -11,7 +11,7 @@ use super::{
     failure::Failure,
     models_alone,
 };
-use crate::deployment::{Deployment, Revision};
+use crate::deployment::{Deployment, NotServing, Revision};
 
 /// Headers that are about a connection, or that the node sets itself.
 const OWN_HEADERS: [HeaderName; 7] = [
@@ -47,11 +47,14 @@ pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<Re
 
 /// The revision that serves, or why none does.
 pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
-    deployment.serving.as_ref().map_err(|_| {
-        Failure::unavailable(format!(
-            "deployment \"{}\" did not come up after the node's last start",
-            deployment.record.name
-        ))
+    let name = &deployment.record.name;
+    deployment.serving.as_ref().map_err(|reason| {
+        Failure::unavailable(match reason {
+            NotServing::Starting => format!("deployment \"{name}\" is starting"),
+            NotServing::Failed(_) => {
+                format!("deployment \"{name}\" did not come up after the node's last start")
+            }
+        })
     })
 }
 

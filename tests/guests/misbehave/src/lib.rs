@@ -3,7 +3,7 @@
 //! `did`, `requests` (how many this instance has seen, so that a test can tell a new instance from
 //! a used one), and, where the host refused, `code` and `message`.
 //!
-//! `config: {"init": …}` takes `ok`, `fail`, `trap` and `loop`.
+//! `config: {"init": …}` takes `ok`, `fail`, `trap` and `loop`; `{"init_ms": …}` makes it take so long.
 
 #[cfg(target_family = "wasm")]
 mod raw;
@@ -12,7 +12,7 @@ mod resources;
 use std::hint::black_box;
 use std::process;
 
-use dunlin_sdk::{Config, Error, Model, ModelError, Predictor, Request, Response, Tensor};
+use dunlin_sdk::{Config, Error, Model, ModelError, Predictor, Request, Response, Tensor, log};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -99,6 +99,8 @@ pub struct Misbehave {
 struct Settings {
     #[serde(default)]
     init: Init,
+    #[serde(default)]
+    init_ms: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -113,7 +115,12 @@ enum Init {
 
 impl Predictor for Misbehave {
     fn init(config: Config) -> Result<Self, Error> {
-        match config.parse::<Settings>()?.init {
+        let settings = config.parse::<Settings>()?;
+        if settings.init_ms > 0 {
+            log::info!("init takes its time");
+            resources::spin_for(settings.init_ms);
+        }
+        match settings.init {
             Init::Ok => Ok(Self { requests: 0 }),
             Init::Fail => Err(Error::internal("init fails as it was told to")),
             Init::Trap => process::abort(),

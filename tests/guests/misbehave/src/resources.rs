@@ -13,13 +13,17 @@ const MIB: usize = 1 << 20;
 
 /// Spins for `?ms=` milliseconds, 100 by default.
 pub(crate) fn slow(request: &Request) -> Result<Outcome, Error> {
-    let until = clock::monotonic() + Duration::from_millis(number(request, "ms", 100)?);
+    spin_for(number(request, "ms", 100)?);
+    fields(json!({}))
+}
+
+pub(crate) fn spin_for(ms: u64) {
+    let until = clock::monotonic() + Duration::from_millis(ms);
     while clock::monotonic() < until {
         for turn in 0..10_000 {
             black_box(turn);
         }
     }
-    fields(json!({}))
 }
 
 /// Takes memory, a MiB at a time, until it gets none or has `?count=` of them.

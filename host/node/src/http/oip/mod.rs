@@ -51,6 +51,9 @@ pub(crate) async fn handle(exchange: Exchange, rest: &str) -> Result<Response<Re
         ["health", "ready"] if exchange.node.is_draining() => {
             Err(Failure::unavailable("the node is shutting down"))
         }
+        ["health", "ready"] if exchange.node.is_starting() => {
+            Err(Failure::unavailable("the node is starting"))
+        }
         ["health", "ready"] => only_get(body::json(&json!({ "ready": true }))),
         ["models", model, "versions", version, ref verb @ ..] => {
             on_model(exchange, model, Some(version), verb).await
