@@ -10,6 +10,7 @@ mod error;
 mod http;
 mod keyed_lock;
 mod loader;
+mod log_writer;
 mod logs;
 mod metrics;
 mod node;
@@ -20,4 +21,5 @@ mod telemetry;
 mod token;
 
 pub use error::NodeError;
+pub use log_writer::LogWriter;
 pub use server::{Ready, run};

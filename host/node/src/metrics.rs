@@ -10,7 +10,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{control::Control, deployment::Deployment, telemetry::PredictorMetric};
+use crate::{
+    control::Control, deployment::Deployment, log_writer::LogWriter, telemetry::PredictorMetric,
+};
 
 /// The text of one scrape.
 pub(crate) fn scrape(control: &Arc<Control>, requests_in_flight: usize) -> String {
@@ -50,6 +52,16 @@ impl Collector for NodeCollector {
             "dunlin_requests_in_flight",
             "Requests that the node is answering",
             self.requests_in_flight as f64,
+        )?;
+        families.family(
+            "dunlin_log_lines_dropped",
+            "Lines of the node's log that nobody read in time",
+            MetricType::Counter,
+            |family, _| {
+                let labels: Labels<'_, 0> = [];
+                let dropped = ConstCounter::new(LogWriter::dropped_by_stderr());
+                dropped.encode(family.encode_family(&labels)?)
+            },
         )?;
         if let Some(bytes) = resident_bytes() {
             families.gauge(

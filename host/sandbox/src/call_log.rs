@@ -16,6 +16,7 @@ const LINE_MAX: usize = 8 << 10;
 
 /// What one call may log; what comes after is dropped, and that is logged once.
 const ENTRIES_PER_CALL_MAX: u32 = 256;
+const BYTES_PER_CALL_MAX: usize = 64 << 10;
 
 /// The call that an instance is answering, and what it has logged: shared by the guest's ways to log.
 #[derive(Clone)]
@@ -28,6 +29,9 @@ pub(crate) struct CallLog {
 struct Call {
     request_id: String,
     entries: u32,
+    bytes: usize,
+    /// The bound was reached, and that was logged.
+    dropping: bool,
 }
 
 impl CallLog {
@@ -42,13 +46,20 @@ impl CallLog {
         let mut call = self.call();
         call.request_id.clear();
         call.request_id.push_str(request_id);
-        call.entries = 0;
+        (call.entries, call.bytes, call.dropping) = (0, 0, false);
     }
 
     pub(crate) fn log(&self, level: LogLevel, message: String, fields: Vec<(String, String)>) {
+        let fields_bytes = fields.iter().map(|(name, value)| name.len() + value.len());
+        let bytes = message.len() + fields_bytes.sum::<usize>();
         let mut call = self.call();
-        call.entries = call.entries.saturating_add(1);
-        let (entries, request_id) = (call.entries, call.request_id.clone());
+        if call.dropping {
+            return;
+        }
+        call.entries += 1;
+        call.bytes = call.bytes.saturating_add(bytes);
+        call.dropping = call.entries > ENTRIES_PER_CALL_MAX || call.bytes > BYTES_PER_CALL_MAX;
+        let (dropping, request_id) = (call.dropping, call.request_id.clone());
         drop(call);
         let entry = LogEntry {
             level,
@@ -56,26 +67,24 @@ impl CallLog {
             message,
             fields,
         };
-        match entries {
-            ..=ENTRIES_PER_CALL_MAX => self.observer.log(entry),
-            DROPPING => self.observer.log(LogEntry {
+        self.observer.log(match dropping {
+            false => entry,
+            true => LogEntry {
                 level: LogLevel::Warn,
                 message: format!(
-                    "the predictor logged {ENTRIES_PER_CALL_MAX} entries in one call; the rest is dropped"
+                    "the predictor logged more than {ENTRIES_PER_CALL_MAX} entries or \
+                     {BYTES_PER_CALL_MAX} bytes in one call; the rest is dropped"
                 ),
                 fields: Vec::new(),
                 ..entry
-            }),
-            _ => {}
-        }
+            },
+        });
     }
 
     fn call(&self) -> MutexGuard<'_, Call> {
         self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-const DROPPING: u32 = ENTRIES_PER_CALL_MAX + 1;
 
 /// Standard output or standard error.
 #[derive(Clone)]
@@ -168,6 +177,27 @@ mod tests {
             assert_eq!(entries.len(), ENTRIES_PER_CALL_MAX as usize + 1);
             assert!(entries.iter().all(|entry| entry.request_id == call));
             assert!(entries.last().unwrap().message.contains("dropped"));
+        }
+    }
+
+    #[test]
+    fn a_few_large_entries_are_a_flood_too() {
+        let kept = Arc::new(Kept::default());
+        let log = CallLog::new(Arc::clone(&kept) as _);
+        for _ in 0..2 {
+            log.begin("r");
+            for _ in 0..ENTRIES_PER_CALL_MAX {
+                let fields = (0..32).map(|_| ("k".to_owned(), "v".repeat(1000)));
+                log.log(LogLevel::Info, "m".repeat(1000), fields.collect());
+            }
+            let entries = std::mem::take(&mut *kept.0.lock().unwrap());
+            let bytes = entries.iter().map(|entry| {
+                let fields = entry.fields.iter();
+                entry.message.len() + fields.map(|(k, v)| k.len() + v.len()).sum::<usize>()
+            });
+            assert!(bytes.sum::<usize>() <= BYTES_PER_CALL_MAX + 200);
+            assert_eq!(entries.len(), 2, "one fits, and that the rest does not");
+            assert!(entries[1].message.contains("dropped"));
         }
     }
 

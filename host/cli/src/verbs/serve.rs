@@ -3,15 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
-use dunlin_node::{NodeError, Ready};
+use dunlin_node::{LogWriter, NodeError, Ready};
 use edge_config::{LogFormat, LogLevel, Node};
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::output::{Output, Style};
 use crate::project::config_failure;
 use crate::{environment, paths};
 
@@ -74,6 +76,9 @@ enum LogLevelFlag {
 /// everybody else's bytes for 300 ms. Looking costs less than a microsecond.
 const EVENT_INTERVAL: u32 = 4;
 
+/// How long the last lines of the log may take.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut config = configuration(args)?;
     config.backends = paths::backends(config.backends)?;
@@ -81,20 +86,28 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         Some(data_dir) => data_dir,
         None => paths::data_dir()?,
     };
-    start_log(&config);
+    let log = start_log(&config)
+        .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the log", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.threads).unwrap_or(1))
         .event_interval(EVENT_INTERVAL)
         .enable_all()
         .build()
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the node", &error))?;
-    runtime.block_on(serve(config, data_dir, context))
+    let served = runtime.block_on(serve(config, data_dir, context));
+    // What was to finish has, or had its time: a model that is being loaded does not hold up the end,
+    // and neither does a log that nobody reads.
+    runtime.shutdown_background();
+    log.finish(LOG_PATIENCE);
+    served
 }
 
 async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(), Failure> {
+    let output = context.output;
     let announced = |ready: &Ready| {
-        // A reader that has left does not stop a node.
-        let _closed = announce(ready, context);
+        let ready = ready.clone();
+        // A reader that has left, or that does not read, does not stop a node.
+        std::thread::spawn(move || announce(&ready, output));
     };
     dunlin_node::run(config, data_dir, announced).await.map_err(|error| {
         let next = match &error {
@@ -157,7 +170,7 @@ fn configuration(args: &Args) -> Result<Node, Failure> {
 }
 
 /// The log goes to standard error: standard output is for what was asked for.
-fn start_log(config: &Node) {
+fn start_log(config: &Node) -> io::Result<LogWriter> {
     let level = match config.log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -165,39 +178,42 @@ fn start_log(config: &Node) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
+    let log_writer = LogWriter::stderr()?;
+    let writer = log_writer.clone();
     let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(move || writer.clone())
         .with_max_level(level)
-        .with_ansi(crate::output::Style::of(&io::stderr()).is_on());
+        .with_ansi(Style::of(&io::stderr()).is_on());
     let started = match config.log.format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     // It fails only where a log was started before, and none was.
     debug_assert!(started.is_ok());
+    Ok(log_writer)
 }
 
 /// Says where the node listens, where its token is and what to try next.
-fn announce(ready: &Ready, context: &Context) -> Result<(), Failure> {
+fn announce(ready: &Ready, output: Output) -> Result<(), Failure> {
     let Ready {
         data,
         admin,
         token_file,
     } = ready;
-    if context.output.json() {
-        return context.output.line(&json!({
+    if output.json() {
+        return output.line(&json!({
             "data": format!("http://{data}"),
             "admin": format!("http://{admin}"),
             "token_file": token_file,
         }));
     }
-    context.output.text(&format!(
+    output.text(&format!(
         "predictions  http://{data}\n\
          admin        http://{admin}\n\
          token        {}\n",
         token_file.display()
     ))?;
-    context.output.say(&next_steps(ready));
+    output.say(&next_steps(ready));
     Ok(())
 }
 
