@@ -165,9 +165,7 @@ fn custom_section(bytes: u32) -> Vec<u8> {
 /// A disk that is full refuses the upload, keeps what is served, and leaves room as it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_loses_nothing() {
-    let may_mount = Command::new("unshare").args(["-rm", "true"]).output();
-    if !may_mount.is_ok_and(|output| output.status.success()) {
-        println!("skipped: a small file system for the node needs `unshare -rm`, refused here");
+    if !may_mount() {
         return;
     }
     let node = Node::start(&NodeOptions {
@@ -192,4 +190,124 @@ async fn a_full_disk_loses_nothing() {
     node.deploy(&package("echo")).await;
     let answer = node.post_json("/echo", &json!({"a": 1})).await.ok();
     assert_eq!(answer.json()["body"]["json"], json!({"a": 1}));
+}
+
+fn may_mount() -> bool {
+    let may_mount = Command::new("unshare").args(["-rm", "true"]).output();
+    let may_mount = may_mount.is_ok_and(|output| output.status.success());
+    if !may_mount {
+        println!("skipped: a small file system for the node needs `unshare -rm`, refused here");
+    }
+    may_mount
+}
+
+/// Leaves no byte free in the node's data folder.
+fn fill(node: &Node) {
+    let folder = node
+        .token_file()
+        .parent()
+        .expect("it lies in the data folder");
+    let mut filler =
+        std::fs::File::create(folder.join("filler")).expect("there is space for a name");
+    let mut piece = 1 << 20;
+    while piece > 0 {
+        match filler.write(&vec![0; piece]) {
+            Ok(_) => {}
+            Err(_) => piece /= 2,
+        }
+    }
+}
+
+/// Deleting is what an operator does about a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_a_delete_makes_room() {
+    if !may_mount() {
+        return;
+    }
+    let node = Node::start(&NodeOptions {
+        disk_bytes: Some(16 << 20),
+        ..NodeOptions::default()
+    });
+    node.deploy(&package("digits")).await;
+    node.deploy(&package("echo")).await;
+    for name in ["echo", "digits"] {
+        fill(&node);
+        node.delete(name).await;
+        assert!(node.get(name).await.is_none());
+    }
+    let folder = node
+        .token_file()
+        .parent()
+        .expect("it lies in the data folder");
+    std::fs::remove_file(folder.join("filler")).expect("it is the test's");
+    assert_eq!(node.deploy(&package("echo")).await["revision"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_bound_of_uploads_an_operator_is_told_to_come_again() {
+    let node = node("uploads_max: 1\n");
+    let bytes = std::fs::read(package("echo")).expect("it is there");
+    let address = node.admin_url().trim_start_matches("http://");
+    let mut stalled = TcpStream::connect(address).expect("it listens");
+    let head = format!(
+        "POST /v1/deployments HTTP/1.1\r\nhost: dunlin\r\nauthorization: Bearer {}\r\n\
+         content-length: {}\r\n\r\n",
+        node.token(),
+        bytes.len()
+    );
+    stalled.write_all(head.as_bytes()).expect("it reads");
+    stalled
+        .write_all(&bytes[..bytes.len() - 1])
+        .expect("it reads");
+    let incoming = node.data_dir().join("store/incoming");
+    until_async("the upload has begun", SOON, || async {
+        let files = std::fs::read_dir(&incoming).expect("it is the store's");
+        (files.count() > 0).then_some(())
+    })
+    .await;
+    let refused = node.upload(bytes.clone(), None).await;
+    assert!(
+        refused.error(503).contains("uploads_max"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    drop(stalled);
+    until_async("the place is free again", SOON, || async {
+        let answer = node.upload(bytes.clone(), None).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// The value of a metric without labels.
+async fn metric(node: &Node, name: &str) -> f64 {
+    let url = format!("{}/metrics", node.admin_url());
+    let text = send(node.client().get(url)).await.ok().text();
+    let value = text.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.strip_prefix("{}").unwrap_or(rest).strip_prefix(' ')
+    });
+    let value = value.and_then(|value| value.trim().parse().ok());
+    value.expect("the node has it")
+}
+
+/// The node's standard error is a pipe, and who should read it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_nobody() {
+    let mut node = Node::start(&NodeOptions {
+        stalled_log: true,
+        ..NodeOptions::default()
+    });
+    node.deploy(&package("misbehave")).await;
+    until_async("the log is full", Duration::from_secs(60), || async {
+        let _logged = node
+            .post_json("/misbehave/log-flood?count=300", &json!({}))
+            .await
+            .ok();
+        (metric(&node, "dunlin_log_lines_dropped_total").await > 0.0).then_some(())
+    })
+    .await;
+    let _healthy = node.fetch("/healthz").await.ok();
+    assert_eq!(node.stop(dunlin_tests::Signal::Term).code(), Some(0));
 }

@@ -52,6 +52,9 @@ async fn what_was_deployed_is_served_again() {
         assert_eq!(node.token(), token, "{signal:?}");
     }
     assert_eq!(node.deploy(&package("digits")).await["revision"], 3);
+    // A name that comes back counts on: a revision is one package, for good.
+    let back = node.deploy_as("gone", &package("echo")).await;
+    assert_eq!(back["revision"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,6 +212,23 @@ async fn a_damaged_cache_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_compiled_goes_with_its_deployment() {
+    let mut node = Node::start(&NodeOptions::default());
+    node.deploy(&package("digits")).await;
+    node.deploy(&package("echo")).await;
+    node.deploy_as("again", &package("echo")).await;
+    for (deleted, left) in [("again", 2), ("echo", 1)] {
+        node.delete(deleted).await;
+        assert_eq!(compiled(&node).len(), left, "after {deleted}");
+    }
+    node.stop(Signal::Kill);
+    fs::write(node.data_dir().join("compiled/.tmpA1b2C3"), "half").unwrap();
+    node.start_again();
+    assert_eq!(compiled(&node).len(), 1);
+    check_digits(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_package_takes_down_only_itself() {
     let mut node = Node::start(&NodeOptions::default());
     node.deploy(&package("digits")).await;
@@ -344,6 +364,8 @@ async fn a_monitor_and_an_operator_see_the_node() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+    let mode = fs::metadata(node.data_dir()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
     assert_eq!(node.token().len(), 64);
     let described = send(node.admin(Method::GET, "/v1/node")).await.ok().json();
     assert_eq!(described["data_dir"], json!(node.data_dir()));

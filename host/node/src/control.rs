@@ -7,14 +7,14 @@
 //! Changes of one name follow each other. Those of different names only share the moment of the
 //! transaction, so that a predictor that takes its time in `init` holds up nobody but itself.
 
-use std::{io::Read, sync::Arc};
+use std::{collections::HashSet, io::Read, sync::Arc};
 
 use dunlin_inference::{Registry, one_line};
 use dunlin_package::{Digest, ImportLimits, Package, PackageError, Store};
 use dunlin_sandbox::Sandbox;
 use edge_config::DeploymentName;
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -30,8 +30,12 @@ pub(crate) struct Control {
     pub(crate) deployments: Deployments,
     store: Arc<Store>,
     state: Arc<State>,
+    sandbox: Sandbox,
     loader: Loader,
     package_max: u64,
+    /// Each takes a thread for as long as it arrives.
+    uploads: Semaphore,
+    uploads_max: u32,
     /// How many deployments of before come up at once.
     restores_max: usize,
     /// The names that are being changed.
@@ -61,10 +65,13 @@ impl Control {
         let store = Arc::new(store);
         Self {
             deployments: Deployments::default(),
-            loader: Loader::new(config, Arc::clone(&store), sandbox, registry),
+            loader: Loader::new(config, Arc::clone(&store), sandbox.clone(), registry),
+            sandbox,
             store,
             state: Arc::new(state),
             package_max: config.package_max,
+            uploads: Semaphore::new(config.uploads_max as usize),
+            uploads_max: config.uploads_max,
             // An `init` that computes has its own deadline: more of them than threads would only
             // take each other's time.
             restores_max: config.threads as usize,
@@ -128,7 +135,11 @@ impl Control {
                 "serving again"
             ),
             Err(error) => {
-                tracing::error!(deployment = record.name, error, "a deployment does not come up");
+                tracing::error!(
+                    deployment = record.name,
+                    error,
+                    "a deployment does not come up"
+                );
             }
         }
         self.deployments.put(&Arc::new(Deployment {
@@ -162,12 +173,16 @@ impl Control {
         name: Option<String>,
     ) -> Result<Arc<Deployment>, ChangeError> {
         let name = name.map(checked_name).transpose()?;
+        let Ok(uploading) = self.uploads.try_acquire() else {
+            return Err(ChangeError::Uploads(self.uploads_max));
+        };
         let store = Arc::clone(&self.store);
         let limits = ImportLimits {
             package_max: self.package_max,
         };
         // As long as `package` lives, the store keeps its blobs.
         let package = blocking(move || dunlin_package::import(upload, &store, limits)).await??;
+        drop(uploading);
 
         let serving = self.serve(&package, name).await;
         drop(package);
@@ -207,19 +222,42 @@ impl Control {
     }
 
     async fn record(&self, name: String, digest: Digest) -> Result<Record, ChangeError> {
-        let state = Arc::clone(&self.state);
-        let record = blocking(move || -> Result<Record, NodeError> {
+        self.write(move |state| {
             let record = Record {
                 revision: state.next_revision(&name)?,
-                name,
+                name: name.clone(),
                 digest,
                 created_at: jiff::Timestamp::now().to_string(),
             };
             state.put(&record)?;
             Ok(record)
         })
-        .await??;
-        Ok(record)
+        .await
+    }
+
+    /// Changes the state; where the disk is full for that, once more with what can be made again out
+    /// of the way. A delete is what an operator tries to get room.
+    async fn write<T: Send + 'static>(
+        &self,
+        change: impl Fn(&State) -> Result<T, NodeError> + Clone + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let attempt = || {
+            let (state, change) = (Arc::clone(&self.state), change.clone());
+            async move { Ok::<T, ChangeError>(blocking(move || change(&state)).await??) }
+        };
+        let full = match attempt().await {
+            Err(ChangeError::Node(error)) if error.is_out_of_space() => error,
+            outcome => return outcome,
+        };
+        let freed = self.sandbox.forget_compiled().await;
+        tracing::warn!(
+            error = one_line(&full),
+            ?freed,
+            "the disk is full; made room"
+        );
+        let state = Arc::clone(&self.state);
+        blocking(move || state.reuse_journal()).await??;
+        attempt().await
     }
 
     pub(crate) async fn delete(&self, name: &str) -> Result<(), ChangeError> {
@@ -228,9 +266,8 @@ impl Control {
             return Err(ChangeError::NotFound(name.to_owned()));
         }
         let recording = self.recording.lock().await;
-        let state = Arc::clone(&self.state);
         let deleted = name.to_owned();
-        blocking(move || state.delete(&deleted)).await??;
+        self.write(move |state| state.delete(&deleted)).await?;
         self.deployments.remove(name);
         tracing::info!(deployment = name, "deleted");
         drop(recording);
@@ -238,12 +275,29 @@ impl Control {
         Ok(())
     }
 
-    /// Removes from the store what no deployment refers to.
+    /// Removes from the disk what no deployment refers to: blobs, and what was compiled from them.
     async fn collect(&self) {
+        let live = match self.collect_blobs().await {
+            Ok(live) => live,
+            Err(error) => {
+                let error = one_line(&error);
+                tracing::warn!(error, "unused packages were not removed");
+                return;
+            }
+        };
+        match self.sandbox.keep_compiled(live).await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "removed compiled predictors that nobody uses"),
+            Err(error) => tracing::warn!(%error, "unused compiled predictors were not removed"),
+        }
+    }
+
+    /// Gives the digests of the predictors that are still deployed.
+    async fn collect_blobs(&self) -> Result<HashSet<String>, ChangeError> {
         let _recording = self.recording.lock().await;
         let state = Arc::clone(&self.state);
         let store = Arc::clone(&self.store);
-        let collected = blocking(move || -> Result<(), ChangeError> {
+        blocking(move || {
             let collection = store.collect();
             let records = state.records()?;
             let live: Vec<Digest> = records.into_iter().map(|record| record.digest).collect();
@@ -251,12 +305,14 @@ impl Control {
             if collected.blobs > 0 {
                 tracing::info!(collected.blobs, collected.bytes, "removed unused blobs");
             }
-            Ok(())
+            let mut predictors = HashSet::new();
+            for digest in live {
+                let package = store.package(&digest)?;
+                predictors.extend(package.predictor().map(|blob| blob.digest.as_hex()));
+            }
+            Ok(predictors)
         })
-        .await;
-        if let Ok(Err(error)) | Err(error) = collected {
-            tracing::warn!(%error, "unused packages were not removed");
-        }
+        .await?
     }
 }
 

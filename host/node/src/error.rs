@@ -69,6 +69,8 @@ pub(crate) enum ChangeError {
     Name { name: String, reason: String },
     #[error("{asked}, and this node allows {allowed}")]
     Bound { asked: String, allowed: String },
+    #[error("{0} packages are being uploaded, and this node takes no more at once (uploads_max)")]
+    Uploads(u32),
     #[error("no deployment \"{0}\" on this node")]
     NotFound(String),
     #[error("model \"{model}\": {source}")]

@@ -354,9 +354,21 @@ mod tests {
         let within = "request_body: 1Mi, response_body: 2Mi, tensor_memory: 3Mi, deadline: 6s";
         check(within).unwrap();
         for (most, more, key) in [
-            ("request_body: 1Mi", "request_body: 1025Ki", "request_body_max"),
-            ("response_body: 2Mi", "response_body: 3Mi", "response_body_max"),
-            ("tensor_memory: 3Mi", "tensor_memory: 4Mi", "tensor_memory_max"),
+            (
+                "request_body: 1Mi",
+                "request_body: 1025Ki",
+                "request_body_max",
+            ),
+            (
+                "response_body: 2Mi",
+                "response_body: 3Mi",
+                "response_body_max",
+            ),
+            (
+                "tensor_memory: 3Mi",
+                "tensor_memory: 4Mi",
+                "tensor_memory_max",
+            ),
             ("deadline: 6s", "deadline: 7s", "deadline_max"),
         ] {
             let refused = check(&within.replace(most, more)).unwrap_err().to_string();

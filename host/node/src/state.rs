@@ -301,12 +301,35 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         let mut torn = whole.clone();
         torn[4096..].fill(0x5a);
-        for damaged in [b"this is no database, whatever its name says".to_vec(), torn] {
+        for damaged in [
+            b"this is no database, whatever its name says".to_vec(),
+            torn,
+        ] {
             std::fs::write(&path, damaged).unwrap();
             let error = State::open(&path).err().expect("it is damaged");
             assert!(matches!(&error, NodeError::StateFile { path: named, .. } if *named == path));
         }
         std::fs::write(&path, whole).unwrap();
         assert_eq!(State::open(&path).unwrap().records().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let state = State::open(&path).unwrap();
+        let bound = |state: &State| {
+            let pages = state
+                .lock()
+                .query_row("PRAGMA max_page_count = 8", [], |row| row.get(0));
+            assert_eq!(pages, Ok(8));
+        };
+        bound(&state);
+        let full = (0..1000).find_map(|number| state.put(&record(&format!("d{number}"), 1)).err());
+        let full = full.expect("1000 rows are more than 8 pages");
+        assert!(full.is_out_of_space(), "{full:?}");
+        state.reuse_journal().unwrap();
+        state.delete("d0").unwrap();
+        assert!(!NodeError::State("damaged".to_owned()).is_out_of_space());
     }
 }

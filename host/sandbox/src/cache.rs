@@ -5,6 +5,7 @@
 //! engine, is compiled again. Only what this node compiled is ever loaded.
 
 use std::{
+    collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
     io::Write,
     path::{Path, PathBuf},
@@ -16,6 +17,9 @@ use wasmtime::{Engine, component::Component};
 use crate::error::SandboxError;
 
 const CHECKSUM: usize = 32;
+
+/// How the name of an entry begins while it is written.
+const UNFINISHED: &str = ".tmp";
 
 /// The SHA-256 of `bytes` in hexadecimal.
 pub(crate) fn digest(bytes: &[u8]) -> String {
@@ -47,6 +51,7 @@ impl CompiledCache {
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
                 .map_err(unusable)?;
         }
+        remove_unfinished(dir).map_err(unusable)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self {
@@ -62,7 +67,7 @@ impl CompiledCache {
         digest: &str,
         wasm: &[u8],
     ) -> Result<Component, SandboxError> {
-        let path = self.dir.join(format!("{digest}-{:016x}", self.engine_key));
+        let path = self.dir.join(self.name(digest));
         if let Some(component) = self.load(&path) {
             return Ok(component);
         }
@@ -82,6 +87,29 @@ impl CompiledCache {
             tracing::warn!(%error, path = %path.display(), "a compiled predictor was not kept");
         }
         self.deserialize(&artifact).map_err(SandboxError::Compile)
+    }
+
+    /// Removes the entries of all components but those with these digests, and the entries of other
+    /// engines. Gives the bytes that are free now.
+    pub(crate) fn keep_only(&self, digests: &HashSet<String>) -> std::io::Result<u64> {
+        let kept: HashSet<String> = digests.iter().map(|digest| self.name(digest)).collect();
+        let mut freed = 0;
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // What is being written has its name only when it is whole.
+            if kept.contains(&*name) || name.starts_with(UNFINISHED) {
+                continue;
+            }
+            freed += entry.metadata()?.len();
+            std::fs::remove_file(entry.path())?;
+        }
+        Ok(freed)
+    }
+
+    fn name(&self, digest: &str) -> String {
+        format!("{digest}-{:016x}", self.engine_key)
     }
 
     fn load(&self, path: &Path) -> Option<Component> {
@@ -110,7 +138,9 @@ impl CompiledCache {
     }
 
     fn store(&self, path: &Path, artifact: &[u8]) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(&self.dir)?;
         file.write_all(&Sha256::digest(artifact))?;
         file.write_all(artifact)?;
         file.persist(path)?;
@@ -126,6 +156,17 @@ impl CompiledCache {
         // file that only this user can write, whose checksum was compared just now.
         unsafe { Component::deserialize(&self.engine, artifact) }
     }
+}
+
+/// What a crash left half-written.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -175,5 +216,25 @@ mod tests {
         let refused = cache.load_or_compile("00", EMPTY_MODULE);
         assert!(matches!(refused, Err(SandboxError::Compile(_))));
         assert!(entries(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn entries_that_nobody_needs_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CompiledCache::open(dir.path(), &Engine::default()).unwrap();
+        cache.load_or_compile("needed", EMPTY_COMPONENT).unwrap();
+        cache.load_or_compile("deleted", EMPTY_COMPONENT).unwrap();
+        let entry = dir.path().join(cache.name("needed"));
+        std::fs::write(dir.path().join("needed-0000000000000000"), "older").unwrap();
+        let needed = HashSet::from(["needed".to_owned()]);
+        assert!(cache.keep_only(&needed).unwrap() > 5);
+        assert_eq!(entries(dir.path()), std::slice::from_ref(&entry));
+        assert_eq!(cache.keep_only(&needed).unwrap(), 0);
+
+        // The next start does not find what the last one left half-written.
+        let unfinished = dir.path().join(".tmpQ3x9");
+        std::fs::write(&unfinished, "half").unwrap();
+        CompiledCache::open(dir.path(), &Engine::default()).unwrap();
+        assert_eq!(entries(dir.path()), [entry]);
     }
 }

@@ -1,7 +1,8 @@
 //! The wasmtime engine of a node: its limits, its clock for epochs, and its compiled components.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -129,6 +130,42 @@ impl Sandbox {
         programs.retain(|_, program| program.strong_count() > 0);
         programs.insert(digest, Arc::downgrade(&program));
         Ok(program)
+    }
+
+    /// Removes from the disk what was compiled for other components than `live`, which are named by
+    /// the SHA-256 of their bytes in hexadecimal, and than those that are loaded. Gives the bytes
+    /// that are free now.
+    ///
+    /// While something is being compiled nothing is removed: who made it may yet need it, and
+    /// calls this again.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or an entry not removed.
+    pub async fn keep_compiled(&self, mut live: HashSet<String>) -> io::Result<u64> {
+        let Ok(_turn) = self.inner.compiling.try_acquire() else {
+            return Ok(0);
+        };
+        let programs = lock(&self.inner.programs).clone();
+        let loaded = programs.into_iter();
+        live.extend(
+            loaded.filter_map(|(digest, program)| (program.strong_count() > 0).then_some(digest)),
+        );
+        self.keep_only(live).await
+    }
+
+    /// As [`Sandbox::keep_compiled`] with nothing to keep: all of it can be made again. What is
+    /// loaded runs on.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn forget_compiled(&self) -> io::Result<u64> {
+        self.keep_only(HashSet::new()).await
+    }
+
+    async fn keep_only(&self, digests: HashSet<String>) -> io::Result<u64> {
+        let this = self.clone();
+        let removed = tokio::task::spawn_blocking(move || this.inner.cache.keep_only(&digests));
+        removed.await.map_err(io::Error::other)?
     }
 
     fn loaded(&self, digest: &str) -> Option<Arc<Program>> {

@@ -1,12 +1,9 @@
 //! The admin plane: what the operator may change, behind the node's bearer token, and what a
 //! monitor may read without it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -14,7 +11,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use super::{
     body::{self, ReplyBody, RequestBody, full},
     failure::Failure,
-    oip,
+    oip, upload,
 };
 use crate::{
     connection::{Connection, Held},
@@ -24,9 +21,6 @@ use crate::{
     node::Node,
     request_id,
 };
-
-/// An upload that sends nothing for so long is given up.
-const UPLOAD_STALL: Duration = Duration::from_secs(60);
 
 /// The longest that a follower of a log waits for an entry.
 const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -192,38 +186,18 @@ async fn deploy(
         return Err(ChangeError::Draining.into());
     }
     let name = query(parts, "name");
-    let upload = SyncIoBridge::new(StreamReader::new(Box::pin(frames(body))));
+    let package = SyncIoBridge::new(StreamReader::new(Box::pin(upload::frames(body))));
     // In a task of its own: a change that has begun is carried through, also when the uploader
     // hangs up while it waits for the answer.
     let deploying = node
         .changes
         .spawn({
             let node = Arc::clone(&node);
-            async move { node.control.deploy(upload, name).await }
+            async move { node.control.deploy(package, name).await }
         })
         .await;
     let deployment = deploying.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
     Ok(body::json(&describe(&deployment)))
-}
-
-fn frames(body: RequestBody) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold(body, |mut body| async {
-        loop {
-            let frame = match tokio::time::timeout(UPLOAD_STALL, body.frame()).await {
-                Ok(frame) => frame?.map_err(io::Error::other),
-                Err(_elapsed) => Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("nothing arrived for {} s", UPLOAD_STALL.as_secs()),
-                )),
-            };
-            match frame.map(hyper::body::Frame::into_data) {
-                Ok(Ok(data)) => return Some((Ok(data), body)),
-                Ok(Err(_trailers)) => {}
-                Err(error) => return Some((Err(error), body)),
-            }
-        }
-    })
-    .fuse()
 }
 
 async fn delete(node: Arc<Node>, name: String) -> Result<Response<ReplyBody>, Failure> {

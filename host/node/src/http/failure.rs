@@ -154,6 +154,11 @@ impl From<ChangeError> for Failure {
             ChangeError::Package(PackageError::Store(_)) | ChangeError::Store(_) => {
                 Self::internal("the node's content store failed", message)
             }
+            ChangeError::Package(PackageError::Read(error))
+                if error.kind() == std::io::ErrorKind::TimedOut =>
+            {
+                Self::new(StatusCode::REQUEST_TIMEOUT, message)
+            }
             ChangeError::Package(_) | ChangeError::Name { .. } => Self::bad_request(message),
             ChangeError::NotFound(_) => Self::not_found(message),
             // The admin plane is for the operator: the reason helps, and nobody else sees it.
@@ -169,7 +174,7 @@ impl From<ChangeError> for Failure {
             ChangeError::Node(NodeError::StateLost { .. }) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).with_inside(&error)
             }
-            ChangeError::Draining => Self::unavailable(message),
+            ChangeError::Draining | ChangeError::Uploads(_) => Self::unavailable(message),
             ChangeError::Node(_) | ChangeError::Defect(_) => {
                 Self::internal("the node could not carry out the change", message)
             }
