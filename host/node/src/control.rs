@@ -256,7 +256,9 @@ impl Control {
             "the disk is full; made room"
         );
         let state = Arc::clone(&self.state);
-        blocking(move || state.reuse_journal()).await??;
+        if let Err(error) = blocking(move || state.reuse_journal()).await? {
+            tracing::warn!(error = one_line(&error), "the journal is not reused");
+        }
         attempt().await
     }
 
