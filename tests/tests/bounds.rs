@@ -211,9 +211,8 @@ fn fill(node: &Node) {
         std::fs::File::create(folder.join("filler")).expect("there is space for a name");
     let mut piece = 1 << 20;
     while piece > 0 {
-        match filler.write(&vec![0; piece]) {
-            Ok(_) => {}
-            Err(_) => piece /= 2,
+        if filler.write_all(&vec![0; piece]).is_err() {
+            piece /= 2;
         }
     }
 }
