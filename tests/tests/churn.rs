@@ -22,6 +22,8 @@ const AT_ONCE: usize = 32;
 async fn no_answer_is_wrong_or_lost_while_packages_come_and_go() {
     let node = Node::start(&NodeOptions::default());
     node.deploy(&package("digits")).await;
+    // Its component stays loaded: those that come and go do not wait for the compiler.
+    node.deploy_as("stays", &package("echo")).await;
     let over = AtomicBool::new(false);
     let started = Instant::now();
     let requests = async {
