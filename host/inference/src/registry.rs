@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,8 +14,8 @@ use crate::engine::Engine;
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::{
-    Backend, BackendKind, Backends, BatchOptions, Dim, Golden, InferenceError, Model, ModelOptions,
-    ModelSource, NamedTensors, Tensor, Tolerance, one_line,
+    Backend, BackendKind, Backends, Dim, Golden, InferenceError, Model, ModelOptions, ModelSource,
+    NamedTensors, Tensor, TensorSpec, Tolerance, one_line,
 };
 
 /// Finds a model by its content. Deployments that have the same model share it.
@@ -200,12 +201,12 @@ fn load(
     options: &ModelOptions,
 ) -> Result<Arc<Engine>, InferenceError> {
     let session = backend.load(source, options)?;
-    session
-        .signature()
-        .check_declared(&options.inputs, &options.outputs)?;
+    let signature = session.signature();
+    signature.check_bounds(options.tensor_bytes_max)?;
+    signature.check_declared(&options.inputs, &options.outputs)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
     let model = Model::new(Arc::clone(&engine));
-    warm_up(&model, options.batching.as_ref());
+    warm_up(&model, options);
     give_memory_back();
     tracing::info!(
         backend = backend.name(),
@@ -229,8 +230,9 @@ fn give_memory_back() {
 /// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate; a
 /// model that batches, with each power of two of rows too. A run may fail: not every model takes a
 /// size of 1 where any is declared, or zeros for indices.
-fn warm_up(model: &Model, batching: Option<&BatchOptions>) {
+fn warm_up(model: &Model, options: &ModelOptions) {
     const RUNS: usize = 3;
+    let batching = options.batching.as_ref();
     let rows_max = batching.map_or(1, |batching| batching.max_batch_size.get());
     let preferred = batching.map_or(&[][..], |batching| &batching.preferred_batch_size);
     let powers = (0..u64::BITS).map(|bit| 1 << bit);
@@ -239,7 +241,7 @@ fn warm_up(model: &Model, batching: Option<&BatchOptions>) {
         .chain(preferred.iter().map(|rows| rows.get()))
         .chain([rows_max]);
     for rows in rows {
-        let result = zeros(model, rows)
+        let result = zeros(model, rows, options.tensor_bytes_max)
             .and_then(|zeros| (0..RUNS).try_for_each(|_| model.rehearse(zeros.clone()).map(drop)));
         if let Err(error) = result {
             tracing::info!(
@@ -253,12 +255,17 @@ fn warm_up(model: &Model, batching: Option<&BatchOptions>) {
 }
 
 /// Inputs with so many rows, and 1 for every other size that differs from call to call.
-fn zeros(model: &Model, rows: u64) -> Result<NamedTensors, InferenceError> {
+fn zeros(model: &Model, rows: u64, bytes_max: NonZeroU64) -> Result<NamedTensors, InferenceError> {
     let inputs = model.signature().inputs.iter().map(|spec| {
         let mut shape = spec.shape_with(1);
         if let (Some(first), Some(Dim::Any)) = (shape.first_mut(), spec.shape.first()) {
             *first = rows;
         }
+        let filled = TensorSpec {
+            shape: shape.iter().copied().map(Dim::Fixed).collect(),
+            ..spec.clone()
+        };
+        filled.check_bounds("input", bytes_max)?;
         Ok((spec.name.clone(), Tensor::zeros(spec.dtype, &shape)?))
     });
     inputs.collect()

@@ -1,9 +1,10 @@
 //! What a model takes and gives, and the check of a call against it.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
-use crate::tensor::display_shape;
-use crate::{DType, InferenceError, Tensor};
+use crate::tensor::{BYTES_LENGTH, display_shape};
+use crate::{DType, InferenceError, RANK_MAX, Tensor};
 
 /// The tensors of a model in the model's order. Names are unique on each side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,17 @@ impl Signature {
         check_side("output", outputs, &self.outputs)
     }
 
+    /// Refuses a model that declares a tensor which no call could bring or take away: more than
+    /// `bytes_max` in its fixed dimensions alone, or more than [`RANK_MAX`] of them.
+    pub(crate) fn check_bounds(&self, bytes_max: NonZeroU64) -> Result<(), InferenceError> {
+        let inputs = self.inputs.iter().map(|spec| ("input", spec));
+        let outputs = self.outputs.iter().map(|spec| ("output", spec));
+        for (side, spec) in inputs.chain(outputs) {
+            spec.check_bounds(side, bytes_max)?;
+        }
+        Ok(())
+    }
+
     /// Whether every input has a first dimension that differs from call to call, as a batch does.
     pub fn is_batched(&self) -> bool {
         let first_is_any = |spec: &TensorSpec| spec.shape.first() == Some(&Dim::Any);
@@ -101,6 +113,40 @@ impl TensorSpec {
             Dim::Any => any,
         };
         self.shape.iter().map(size).collect()
+    }
+
+    pub(crate) fn check_bounds(
+        &self,
+        side: &str,
+        bytes_max: NonZeroU64,
+    ) -> Result<(), InferenceError> {
+        let TensorSpec { name, dtype, shape } = self;
+        if shape.len() > RANK_MAX {
+            return Err(InferenceError::load(format!(
+                "{side} {name:?} has {} dimensions; at most {RANK_MAX} are allowed",
+                shape.len()
+            )));
+        }
+        let bytes = self.bytes_at_least();
+        if bytes > u128::from(bytes_max.get()) {
+            return Err(InferenceError::load(format!(
+                "{side} {name:?} is {dtype}{}, which takes {bytes} bytes; a tensor of a model may \
+                 have {bytes_max} at most",
+                DisplayDims(shape)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Bytes of a tensor with these dimensions, each variable one 1. So is a 0: beside it the others
+    /// may still not be beyond all bounds.
+    fn bytes_at_least(&self) -> u128 {
+        let sizes = self.shape.iter().map(|dim| match dim {
+            Dim::Fixed(size) => u128::from(*size).max(1),
+            Dim::Any => 1,
+        });
+        let element = self.dtype.size().unwrap_or(BYTES_LENGTH) as u128;
+        sizes.fold(element, u128::saturating_mul)
     }
 
     fn check(&self, tensor: &Tensor) -> Result<(), InferenceError> {
@@ -216,6 +262,39 @@ mod tests {
 
     fn floats(shape: &[u64]) -> Tensor {
         Tensor::zeros(DType::F32, shape).unwrap()
+    }
+
+    #[test]
+    fn declared_tensors_have_a_bound() {
+        use Dim::{Any, Fixed};
+
+        let bytes_max = NonZeroU64::new(1 << 30).unwrap();
+        let declared = |shape: &[Dim]| {
+            let signature = Signature {
+                inputs: vec![spec("x", &[Any])],
+                outputs: vec![spec("y", shape)],
+            };
+            signature.check_bounds(bytes_max).map_err(|e| e.to_string())
+        };
+        for fits in [&[][..], &[Any; RANK_MAX], &[Any, Fixed(1 << 28)]] {
+            assert_eq!(declared(fits), Ok(()));
+        }
+        let cases: [(&[Dim], &str); 4] = [
+            (
+                &[Fixed(1 << 20), Fixed(1 << 25)],
+                r#"output "y" is FP32[1048576,33554432], which takes 140737488355328 bytes; a tensor of a model may have 1073741824 at most"#,
+            ),
+            (&[Any, Fixed((1 << 28) + 1)], "takes 1073741828 bytes"),
+            (&[Fixed(0), Fixed(u64::MAX), Fixed(u64::MAX)], "bytes"),
+            (
+                &[Any; RANK_MAX + 1],
+                r#"output "y" has 33 dimensions; at most 32 are allowed"#,
+            ),
+        ];
+        for (shape, message) in cases {
+            let refused = declared(shape).unwrap_err();
+            assert!(refused.contains(message), "{refused}");
+        }
     }
 
     #[test]

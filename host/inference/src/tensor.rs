@@ -44,6 +44,8 @@ pub enum TensorError {
         expected: usize,
         got: usize,
     },
+    #[error("this machine has no memory for a tensor of {bytes} bytes")]
+    OutOfMemory { bytes: usize },
     #[error("byte {value} at {offset} is no BOOL; write 0 or 1")]
     NotBool { offset: usize, value: u8 },
     #[error("shape {} takes {expected} BYTES elements, the data end within element {found}", display_shape(.shape))]
@@ -122,7 +124,10 @@ impl Tensor {
     pub fn zeros(dtype: DType, shape: &[u64]) -> Result<Tensor, TensorError> {
         // An empty byte string is its length alone, four zero bytes.
         let size = dtype.size().unwrap_or(BYTES_LENGTH);
-        Tensor::new(dtype, shape, vec![0; element_count(dtype, shape)? * size])
+        let bytes = element_count(dtype, shape)? * size;
+        let mut data = reserved(bytes)?;
+        data.resize(bytes, 0);
+        Tensor::new(dtype, shape, data)
     }
 
     pub fn dtype(&self) -> DType {
@@ -208,8 +213,17 @@ fn element_count(dtype: DType, shape: &[u64]) -> Result<usize, TensorError> {
     Ok(bytes as usize / dtype.size().unwrap_or(BYTES_LENGTH))
 }
 
+/// An empty vector with room for so many bytes: a shape is somebody else's word, and an allocation
+/// that fails inside `Vec` ends the process.
+fn reserved(bytes: usize) -> Result<Vec<u8>, TensorError> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes)
+        .map_err(|_| TensorError::OutOfMemory { bytes })?;
+    Ok(data)
+}
+
 /// Bytes of the length in front of each element of a [`DType::Bytes`] tensor.
-const BYTES_LENGTH: usize = 4;
+pub(crate) const BYTES_LENGTH: usize = 4;
 
 fn check_byte_elements(shape: &Shape, expected: usize, data: &[u8]) -> Result<(), TensorError> {
     let mut elements = ByteStrings { rest: data };
@@ -427,6 +441,13 @@ mod tests {
         let strings: [&[u8]; 3] = [b"", b"a\0b", "é".as_bytes()];
         let tensor = Tensor::from_byte_strings(&[3, 1], strings).unwrap();
         assert_eq!(tensor.byte_strings().unwrap().collect::<Vec<_>>(), strings);
+    }
+
+    #[test]
+    fn zeros_beyond_memory_are_an_error() {
+        // Representable, and more than any machine's address space.
+        let error = Tensor::zeros(DType::F32, &[1 << 20, 1 << 25]).unwrap_err();
+        assert_eq!(error, TensorError::OutOfMemory { bytes: 1 << 47 });
     }
 
     #[test]

@@ -159,6 +159,116 @@ async fn signatures_are_the_declared_ones() {
     }
 }
 
+/// A length-delimited field of a protobuf message.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    let mut length = content.len();
+    while length >= 0x80 {
+        field.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    field.push(length as u8);
+    field.extend_from_slice(content);
+    field
+}
+
+fn varint(number: u8, mut value: u64) -> Vec<u8> {
+    let mut field = vec![number << 3];
+    while value >= 0x80 {
+        field.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    field.push(value as u8);
+    field
+}
+
+/// An ONNX file of one operator, which makes `y` of shape `y` of the inputs. An input of the model
+/// is `x`, and `constant` is a list of integers in the file.
+fn forged(
+    operator: &str,
+    inputs: &[&str],
+    x: Option<&[u64]>,
+    constant: &[u64],
+    y: &[u64],
+) -> Vec<u8> {
+    let value = |name: &str, shape: &[u64]| {
+        let dims = shape.iter().flat_map(|size| field(1, &varint(1, *size)));
+        let dims: Vec<u8> = dims.collect();
+        let tensor = [varint(1, 1), field(2, &dims)].concat();
+        [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
+    };
+    let inputs = inputs.iter().flat_map(|name| field(1, name.as_bytes()));
+    let node = [
+        inputs.collect(),
+        field(2, b"y"),
+        field(4, operator.as_bytes()),
+    ];
+    let numbers = constant.iter().flat_map(|number| number.to_le_bytes());
+    let numbers: Vec<u8> = numbers.collect();
+    let constant = [
+        varint(1, constant.len() as u64),
+        varint(2, 7),
+        field(8, b"shape"),
+        field(9, &numbers),
+    ];
+    let graph = [
+        field(1, &node.concat()),
+        field(2, b"g"),
+        field(5, &constant.concat()),
+        x.map_or_else(Vec::new, |shape| field(11, &value("x", shape))),
+        field(12, &value("y", y)),
+    ];
+    let opset = varint(2, 13);
+    [varint(1, 8), field(7, &graph.concat()), field(8, &opset)].concat()
+}
+
+/// A hundred bytes must not take the memory of the node, however they ask for it.
+#[tokio::test]
+async fn what_a_model_takes_is_known_before_it_is_taken() {
+    const HUGE: [u64; 2] = [1 << 20, 1 << 25];
+    let load = |model: Vec<u8>| async {
+        assert!(model.len() < 200);
+        load_bytes(model).await
+    };
+    let cases = [
+        (
+            forged("Identity", &["x"], Some(&HUGE), &[1], &HUGE),
+            r#"input "x" is FP32[1048576,33554432], which takes 140737488355328 bytes; a tensor of a model may have 1073741824 at most"#,
+        ),
+        (
+            forged("ConstantOfShape", &["shape"], None, &HUGE, &HUGE),
+            "140737488355328 bytes",
+        ),
+        // What the file says of its output is not true.
+        (
+            forged("ConstantOfShape", &["shape"], None, &HUGE, &[1, 1]),
+            "bytes",
+        ),
+        (
+            forged("Tile", &["shape", "shape"], None, &[1 << 45], &[1 << 45]),
+            "bytes",
+        ),
+        (
+            forged("Expand", &["x", "shape"], Some(&[1, 1]), &HUGE, &HUGE),
+            "140737488355328 bytes",
+        ),
+    ];
+    for (model, message) in cases {
+        let error = load(model).await.expect_err("it is refused");
+        let error = one_line(&*error);
+        assert!(error.contains(message), "{error}");
+    }
+    // The forgery itself is sound.
+    let small = [2, 3];
+    for model in [
+        forged("Identity", &["x"], Some(&small), &[1], &small),
+        forged("ConstantOfShape", &["shape"], None, &small, &small),
+        forged("Expand", &["x", "shape"], Some(&[1, 1]), &small, &small),
+    ] {
+        load(model).await.expect("it loads");
+    }
+}
+
 #[tokio::test]
 async fn text_goes_through_as_bytes() {
     let model = load("identity_string").await;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ByteStrings, Tensor, TensorError, element_count};
+use super::{ByteStrings, Tensor, TensorError, element_count, reserved};
 
 impl Tensor {
     /// The rows `start..start + count` of the first dimension, sharing the data; none if there are
@@ -47,7 +47,7 @@ impl Tensor {
             bytes = bytes.saturating_add(tensor.data.len());
         }
         element_count(first.dtype, &shape)?;
-        let mut data = Vec::with_capacity(bytes);
+        let mut data = reserved(bytes)?;
         for tensor in tensors {
             data.extend_from_slice(&tensor.data);
         }

@@ -91,7 +91,15 @@ fn strings_to_tract(
     tensor: &Tensor,
     shape: &[usize],
 ) -> Result<TValue, InferenceError> {
-    let mut strings = Vec::with_capacity(tensor.element_count());
+    let mut strings = Vec::new();
+    // A request of empty strings brings 4 bytes for each, and a `String` has 24.
+    strings
+        .try_reserve_exact(tensor.element_count())
+        .map_err(|_| {
+            InferenceError::runtime(format!(
+                "this machine has no memory for the texts of input {name:?}"
+            ))
+        })?;
     for (position, bytes) in tensor.byte_strings().into_iter().flatten().enumerate() {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return Err(InferenceError::invalid(format!(

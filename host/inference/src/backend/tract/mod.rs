@@ -8,6 +8,7 @@
 //! `unwrap`s inside it. Every entry goes through [`guard`], which makes an error of a panic.
 
 mod binding;
+mod bounds;
 mod convert;
 mod onnx_file;
 mod plans;

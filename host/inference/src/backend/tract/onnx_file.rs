@@ -2,19 +2,18 @@
 //! refers to, and a check of the operators that can name all unknown ones.
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU64;
 
 use tract_onnx::pb::tensor_proto::DataLocation;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use tract_onnx::pb::type_proto::Value as TypeValue;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
-use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModel, InferenceModelExt, TDim, TVec,
-};
+use tract_onnx::prelude::{Framework, InferenceFact, InferenceModel, TDim, TVec};
 use tract_onnx::tract_hir::infer::{Factoid, ShapeFactoid};
 use tract_onnx::tract_hir::internal::{DimFact, ToDim};
 
 use super::binding::InputDims;
-use super::{convert, guard};
+use super::{bounds, convert, guard};
 use crate::backend::ModelSource;
 use crate::{DType, Dim, InferenceError, TensorSpec};
 
@@ -86,9 +85,13 @@ pub(super) struct NamedInputs {
 
 /// Reads the inputs' types off. A dimension that has neither a number nor a name becomes what the
 /// graph makes of it (the 16 of a product with 16 rows of weights), or else a symbol of its own.
-pub(super) fn name_dimensions(model: &mut InferenceModel) -> Result<NamedInputs, InferenceError> {
+pub(super) fn name_dimensions(
+    model: &mut InferenceModel,
+    bytes_max: NonZeroU64,
+) -> Result<NamedInputs, InferenceError> {
     let mut inferred = model.clone();
-    let inferred = guard(|| inferred.analyse(false)).ok().map(|_| inferred);
+    let analysed = guard(|| bounds::analyse(&mut inferred, bytes_max));
+    let inferred = analysed.ok().map(|()| inferred);
     let mut specs: Vec<TensorSpec> = Vec::new();
     let mut all_dims = Vec::new();
     for position in 0..model.inputs.len() {

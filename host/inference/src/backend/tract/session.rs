@@ -16,7 +16,7 @@ use tract_onnx::tract_hir::internal::DimFact;
 use super::binding::InputDims;
 use super::onnx_file::{self, DeclaredOutput, NamedInputs, OnnxFile};
 use super::plans::{Plan, Plans};
-use super::{Failure, convert, guard};
+use super::{Failure, bounds, convert, guard};
 use crate::backend::run_time::{Sizes, sizes_of};
 use crate::backend::{ModelOptions, ModelSource, Session};
 use crate::{InferenceError, Signature, Tensor, TensorSpec};
@@ -50,7 +50,7 @@ impl TractSession {
             graph,
             typed,
             inputs,
-        } = analyse(model)?;
+        } = analyse(model, options.tensor_bytes_max)?;
         let run_options = RunOptions {
             executor: Some(executor(options.threads_per_run)?),
             ..RunOptions::default()
@@ -67,10 +67,14 @@ impl TractSession {
             run_options,
             tensor_bytes_max: options.tensor_bytes_max,
         };
+        session.signature.check_bounds(options.tensor_bytes_max)?;
         match typed {
             Some(typed) if !session.dims.has_symbols() => {
                 drop(graph);
-                let plan = session.optimise(typed);
+                let largest = session.intermediates.largest(&SymbolValues::default());
+                let plan = session
+                    .check_tensor_bytes(largest)
+                    .and_then(|()| session.optimise(typed));
                 session
                     .plans
                     .get_or_prepare(Sizes::new(), || plan)
@@ -115,7 +119,7 @@ impl TractSession {
                 let fact = fact.with_shape(ShapeFactoid::closed(shape));
                 bound.set_input_fact(position, fact)?;
             }
-            bound.into_typed()
+            bounds::into_typed(bound, self.tensor_bytes_max)
         })?;
         let largest = Intermediates::of(&typed).largest(&SymbolValues::default());
         self.check_tensor_bytes(largest)?;
@@ -195,14 +199,14 @@ struct Analysed {
 /// cannot run from one that needs its shapes first.
 const PROBES: [i64; 3] = [1, 8, 64];
 
-fn analyse(mut graph: InferenceModel) -> Result<Analysed, InferenceError> {
-    let mut inputs = onnx_file::name_dimensions(&mut graph)?;
-    let mut typed = guard(|| graph.clone().into_typed());
+fn analyse(mut graph: InferenceModel, bytes_max: NonZeroU64) -> Result<Analysed, InferenceError> {
+    let mut inputs = onnx_file::name_dimensions(&mut graph, bytes_max)?;
+    let mut typed = guard(|| bounds::into_typed(graph.clone(), bytes_max));
     if typed.is_err() {
-        let implied = implied_numbers(&graph);
+        let implied = implied_numbers(&graph, bytes_max);
         if !implied.is_empty() && guard(|| graph.set_symbols(&implied)).is_ok() {
-            inputs = onnx_file::name_dimensions(&mut graph)?;
-            typed = guard(|| graph.clone().into_typed());
+            inputs = onnx_file::name_dimensions(&mut graph, bytes_max)?;
+            typed = guard(|| bounds::into_typed(graph.clone(), bytes_max));
         }
     }
     let failure = match typed {
@@ -221,7 +225,7 @@ fn analyse(mut graph: InferenceModel) -> Result<Analysed, InferenceError> {
         let typed = guard(|| {
             let mut bound = graph.clone();
             bound.set_symbols(&values)?;
-            bound.into_typed()
+            bounds::into_typed(bound, bytes_max)
         });
         typed.is_ok()
     };
@@ -239,7 +243,7 @@ fn analyse(mut graph: InferenceModel) -> Result<Analysed, InferenceError> {
 /// The symbols that can only be one number: some exporters name every dimension, also the 16
 /// features of a product with 16 rows of weights. Found by forgetting all symbols and letting tract
 /// fill in what follows from the graph.
-fn implied_numbers(graph: &InferenceModel) -> HashMap<Symbol, TDim> {
+fn implied_numbers(graph: &InferenceModel, bytes_max: NonZeroU64) -> HashMap<Symbol, TDim> {
     let mut relaxed = graph.clone();
     for output in relaxed
         .nodes_mut()
@@ -258,7 +262,7 @@ fn implied_numbers(graph: &InferenceModel) -> HashMap<Symbol, TDim> {
         };
     }
     let mut implied = HashMap::new();
-    if guard(|| relaxed.analyse(true)).is_err() {
+    if guard(|| bounds::analyse(&mut relaxed, bytes_max)).is_err() {
         return implied;
     }
     for position in 0..graph.inputs.len() {
