@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dunlin_tests::{HeldOut, Node, NodeOptions, Variant, pixels_json, send};
+use dunlin_tests::{HeldOut, Node, NodeOptions, Variant, infer::INFER, pixels_json, send};
 use futures_util::{StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::json;
@@ -51,4 +51,28 @@ async fn every_caller_gets_the_answer_to_its_own_question() {
         runs < asked,
         "{runs} runs for {asked} calls: none were shared"
     );
+}
+
+/// What does not fit into one run is not run at all: it would keep the model from everybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_rows_than_a_batch_are_refused() {
+    let node = Node::start(&NodeOptions::default());
+    let batching = Variant::of("digits", |yaml| {
+        yaml["predictor"]["models"][0]["max_batch_size"] = 16.into();
+    });
+    node.deploy(&batching.path()).await;
+    let ask = async |rows: usize| {
+        let question = json!({"inputs": [{
+            "name": "pixels", "datatype": "FP32", "shape": [rows, 1, 8, 8], "data": vec![0; rows * 64],
+        }]});
+        node.post_json(INFER, &question).await
+    };
+    let error = ask(17).await.error(400);
+    assert_eq!(
+        error,
+        "the inputs have 17 rows, and the model takes 16 at once (max_batch_size); send them in \
+         several requests"
+    );
+    let answer = ask(16).await.ok().json();
+    assert_eq!(answer["outputs"][0]["shape"], json!([16, 10]));
 }

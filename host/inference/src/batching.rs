@@ -83,6 +83,12 @@ impl<C: Call> Queue<C> {
         self.batching.is_some()
     }
 
+    /// Rows that one call may have, where the model batches.
+    pub(crate) fn rows_max(&self) -> Option<u64> {
+        let batching = self.batching.as_ref()?;
+        Some(batching.max_batch_size.get())
+    }
+
     /// A run for a caller who does it itself, if one is free and nobody waits for it.
     pub(crate) fn try_run(&self) -> Option<Run<'_, C>> {
         let mut state = self.lock();
@@ -108,6 +114,21 @@ impl<C: Call> Queue<C> {
         drop(state);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Takes the calls that nobody waits for out: what they hold is not kept until a run ends.
+    pub(crate) fn take_gone(&self) -> Vec<C> {
+        let mut state = self.lock();
+        let mut gone = Vec::new();
+        let mut at = 0;
+        while let Some(waiting) = state.waiting.get(at) {
+            if waiting.call.is_gone() {
+                gone.extend(state.waiting.remove(at).map(|waiting| waiting.call));
+            } else {
+                at += 1;
+            }
+        }
+        gone
     }
 
     /// How many calls may wait.

@@ -121,6 +121,22 @@ impl Engine {
         Arc::clone(checks.entry(key).or_default())
     }
 
+    /// As Triton does: a call that would not fit into one run is not cut, but refused.
+    pub(crate) fn check_rows(&self, inputs: &[Tensor]) -> Result<(), InferenceError> {
+        let Some(rows_max) = self.shared.queue.rows_max() else {
+            return Ok(());
+        };
+        let rows = inputs.iter().filter_map(|input| input.shape().first());
+        let rows = rows.copied().max().unwrap_or(1);
+        if rows > rows_max {
+            return Err(InferenceError::invalid(format!(
+                "the inputs have {rows} rows, and the model takes {rows_max} at once \
+                 (max_batch_size); send them in several requests"
+            )));
+        }
+        Ok(())
+    }
+
     /// Inputs in the signature's order, each checked against it.
     pub(crate) async fn infer(
         &self,
@@ -151,8 +167,13 @@ impl Engine {
                 waiting: shared.queue.bound(),
             });
         }
+        let mut waiting = Waiting {
+            queue: &shared.queue,
+            answered,
+        };
         let gone = || InferenceError::runtime("the model's worker has ended");
-        answered.await.unwrap_or_else(|_| Err(gone()))
+        let answer = (&mut waiting.answered).await;
+        answer.unwrap_or_else(|_| Err(gone()))
     }
 
     /// On this thread, however long it takes, and beside the queue.
@@ -169,6 +190,25 @@ impl Engine {
     pub(crate) fn rehearse(&self, inputs: Vec<Tensor>) -> Result<NamedTensors, InferenceError> {
         let outputs = self.shared.compute(inputs)?;
         Ok(self.shared.named(outputs))
+    }
+}
+
+/// A caller who waits for a worker's answer.
+struct Waiting<'e> {
+    queue: &'e Queue<Job>,
+    answered: oneshot::Receiver<Result<NamedTensors, InferenceError>>,
+}
+
+impl Drop for Waiting<'_> {
+    /// Given up before the answer, the call does not keep its inputs in the queue.
+    fn drop(&mut self) {
+        if self.answered.is_terminated() {
+            return;
+        }
+        self.answered.close();
+        for job in self.queue.take_gone() {
+            job.stats.cancelled();
+        }
     }
 }
 

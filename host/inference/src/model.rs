@@ -75,8 +75,9 @@ impl Model {
     }
 
     fn order(&self, inputs: NamedTensors, called: Instant) -> Result<Vec<Tensor>, InferenceError> {
-        self.signature()
-            .order_inputs(inputs)
+        let inputs = self.signature().order_inputs(inputs);
+        inputs
+            .and_then(|inputs| self.engine.check_rows(&inputs).map(|()| inputs))
             .inspect_err(|_| self.stats.failed(called.elapsed()))
     }
 }

@@ -357,6 +357,54 @@ async fn rows_that_are_not_apart_are_not_joined_again() {
 }
 
 #[tokio::test]
+async fn a_call_larger_than_a_batch_is_refused() {
+    let ran = Runs::default();
+    let (model, open) = start_batching(batching(4, &[], Duration::ZERO), &ran);
+    let error = model.infer(rows_of(&[1; 5])).await.unwrap_err();
+    assert!(matches!(error, InferenceError::InvalidInput { .. }));
+    assert_eq!(
+        error.to_string(),
+        "the inputs have 5 rows, and the model takes 4 at once (max_batch_size); send them in \
+         several requests"
+    );
+    assert!(model.infer_blocking(rows_of(&[1; 5])).is_err());
+    let (stats, runs) = (model.stats().snapshot(), ran.lock().unwrap().len());
+    assert_eq!((stats.fail.count, runs), (2, 0));
+    open.send(()).unwrap();
+    assert_eq!(values(model.infer(rows_of(&[1; 4])).await), [1; 4]);
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_keeps_nothing() {
+    let ran = Runs::default();
+    let (model, open) = start_batching(None, &ran);
+    let first = ask(&model, &[1]).await;
+    runs_begun(&ran, 1);
+    let owner = Arc::new([2_u8, 0, 0, 0]);
+    let data = bytes::Bytes::from_owner(Lent(Arc::clone(&owner)));
+    let inputs = vec![("x".to_owned(), Tensor::new(DType::I32, &[1], data).unwrap())];
+    let mut waiting: Answer = Box::pin({
+        let model = model.clone();
+        async move { model.infer(inputs).await }
+    });
+    assert!(still_waits(&mut waiting).await);
+    assert_eq!(Arc::strong_count(&owner), 2);
+    // The run that goes on is not waited for.
+    drop(waiting);
+    assert_eq!(Arc::strong_count(&owner), 1);
+    open.send(()).unwrap();
+    assert_eq!(values(first.await), [1]);
+}
+
+struct Lent(Arc<[u8; 4]>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &*self.0
+    }
+}
+
+#[tokio::test]
 async fn only_a_busy_engine_waits_for_more() {
     const FOREVER: Duration = Duration::from_secs(3600);
     let ran = Runs::default();
@@ -422,7 +470,8 @@ mod properties {
         #[test]
         fn answers_never_cross_callers(
             calls in prop::collection::vec(asked(), 1..64),
-            max in 1_u64..9,
+            // A call of three rows must fit into a run.
+            max in 3_u64..9,
             delay_us in 0_u64..300,
             workers in 1_usize..4,
             inline in any::<bool>(),
