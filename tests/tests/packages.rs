@@ -95,6 +95,7 @@ async fn what_is_no_package_is_refused() {
     let table: Vec<(&str, Vec<u8>, &str)> = vec![
         ("nothing", vec![], ""),
         ("a text", b"hello".repeat(1000), ""),
+        ("a short text", b"hello".to_vec(), "is not a tar archive"),
         ("zeros", vec![0; 4096], ""),
         ("an empty archive", vec![0; 1024], ""),
         ("cut in the first header", cut(100), "ends too early"),

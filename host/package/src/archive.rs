@@ -58,6 +58,7 @@ pub(crate) fn scan(
         exceeded: false,
         failed: false,
         ended: false,
+        start: Vec::with_capacity(BLOCK_BYTES),
     };
     let result = scan_entries(&mut reader, sink).and_then(|files| {
         // An archive that was cut is told so, before it is told what it lacks by that.
@@ -79,12 +80,25 @@ pub(crate) fn scan(
         Ok(files) => Ok(files),
         Err(ScanError::Package(error)) => Err(error),
         Err(ScanError::Io(error)) if reader.failed => Err(PackageError::Read(error)),
-        Err(ScanError::Io(_)) if reader.ended => Err(PackageError::Truncated),
+        Err(ScanError::Io(_)) if reader.ended && may_be_cut(&reader.start) => {
+            Err(PackageError::Truncated)
+        }
         Err(ScanError::Io(error)) => Err(PackageError::invalid(
             "package",
             format!("is not a tar archive: {error}"),
         )),
     }
+}
+
+/// Whether what ended within a block could have gone on as a package, by the name that its first
+/// header begins with. A file that is something else altogether is not to be sent again.
+fn may_be_cut(start: &[u8]) -> bool {
+    let start = start.strip_prefix(b"./").unwrap_or(start);
+    start.len() >= BLOCK_BYTES - 2
+        || ["blobs/", "index.json", "oci-layout"].iter().any(|name| {
+            let name = name.as_bytes();
+            start.starts_with(name) || name.starts_with(start)
+        })
 }
 
 /// An I/O error may be the reader's or the archive's: only the reader can tell.
@@ -287,6 +301,8 @@ struct Bounded<R> {
     failed: bool,
     /// The inner reader has no more.
     ended: bool,
+    /// The first block, as far as it was read.
+    start: Vec<u8>,
 }
 
 impl<R: Read> Read for Bounded<R> {
@@ -305,6 +321,8 @@ impl<R: Read> Read for Bounded<R> {
             return Err(ErrorKind::FileTooLarge.into());
         }
         self.left -= read as u64;
+        let missing = BLOCK_BYTES - self.start.len();
+        self.start.extend_from_slice(&wanted[..read.min(missing)]);
         self.ended = read == 0;
         Ok(read)
     }

@@ -96,6 +96,15 @@ fn cut_anywhere() {
 }
 
 #[test]
+fn a_short_file_that_is_something_else() {
+    let test = TestStore::new();
+    for other in [&b"name: digits\n"[..], b"\x89PNG\r\n", b"\0asm", &[0; 100]] {
+        let error = chain(&test.refuse("something else", other));
+        assert!(error.contains("is not a tar archive"), "{error}");
+    }
+}
+
+#[test]
 fn a_bit_flipped_anywhere() {
     let tar = Forgery::default().tar();
     let test = TestStore::new();
