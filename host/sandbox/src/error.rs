@@ -1,8 +1,8 @@
 //! What can go wrong between a predictor and its caller.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use crate::bindings::types;
+use crate::{bindings::types, host::cut};
 
 /// A component that does not become a predictor.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +52,39 @@ pub enum CallError {
     /// All instances were busy until the deadline, or the node has none left.
     #[error("all instances are busy")]
     Overloaded,
-    #[error("the predictor answered with {size} bytes, and limits.response_body is {limit}")]
-    ResponseTooLarge { size: u64, limit: u64 },
+    #[error("the predictor answered with {excess}")]
+    ResponseTooLarge { excess: ResponseExcess },
     #[error("the predictor does not serve tensors")]
     NoTensorHandler,
+}
+
+/// What a response had too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseExcess {
+    /// Bytes of the body, or of the tensors.
+    Body { size: u64, limit: u64 },
+    /// Headers, and the bytes of their names and values.
+    Headers { count: usize, size: usize },
+}
+
+/// Headers of one response.
+pub(crate) const RESPONSE_HEADERS_MAX: usize = 256;
+/// Bytes of their names and values.
+pub(crate) const RESPONSE_HEADER_BYTES_MAX: usize = 64 << 10;
+
+impl fmt::Display for ResponseExcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body { size, limit } => {
+                write!(f, "{size} bytes, and limits.response_body is {limit}")
+            }
+            Self::Headers { count, size } => write!(
+                f,
+                "{count} headers of {size} bytes, and {RESPONSE_HEADERS_MAX} of \
+                 {RESPONSE_HEADER_BYTES_MAX} are the most"
+            ),
+        }
+    }
 }
 
 /// An error that the predictor returned.
@@ -69,12 +98,32 @@ pub enum GuestFailure {
     Internal(String),
 }
 
+/// The text of a predictor's error beyond this is cut: it is an answer or a log line, no body.
+const MESSAGE_BYTES_MAX: usize = 8 << 10;
+
 impl From<types::Error> for GuestFailure {
     fn from(error: types::Error) -> Self {
+        let short = |mut message| {
+            cut(&mut message, MESSAGE_BYTES_MAX);
+            message
+        };
         match error {
-            types::Error::BadRequest(message) => Self::BadRequest(message),
-            types::Error::Unavailable(message) => Self::Unavailable(message),
-            types::Error::Internal(message) => Self::Internal(message),
+            types::Error::BadRequest(message) => Self::BadRequest(short(message)),
+            types::Error::Unavailable(message) => Self::Unavailable(short(message)),
+            types::Error::Internal(message) => Self::Internal(short(message)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_error_is_cut() {
+        let failure = GuestFailure::from(types::Error::BadRequest("é".repeat(1 << 20)));
+        assert!(
+            matches!(failure, GuestFailure::BadRequest(text) if text.len() == MESSAGE_BYTES_MAX)
+        );
     }
 }

@@ -56,7 +56,7 @@ impl logging::Host for Guest {
     }
 }
 
-fn cut(text: &mut String, bytes_max: usize) {
+pub(crate) fn cut(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max));
     }

@@ -15,7 +15,9 @@ use wasmtime::{PoolConcurrencyLimitError, Store};
 use crate::{
     bindings::{handler, tensor_handler, types},
     engine::{Program, Sandbox},
-    error::{CallError, GuestFailure},
+    error::{
+        CallError, GuestFailure, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX, ResponseExcess,
+    },
     guest::{Guest, Shared},
     tensors,
 };
@@ -154,6 +156,7 @@ impl Instance {
         let response = outcome
             .map_err(|stopped| self.explain(stopped))?
             .map_err(GuestFailure::from)?;
+        check_headers(&response.headers)?;
         self.check_size(response.body.len() as u64)?;
         Ok(Response {
             status: response.status,
@@ -171,7 +174,7 @@ impl Instance {
         };
         let outcome = before(deadline, tensors.call_describe(&mut self.store)).await;
         let signature = outcome.map_err(|stopped| self.explain(stopped))?;
-        Ok(Some(tensors::signature(signature)))
+        Ok(Some(tensors::signature(signature)?))
     }
 
     pub(crate) async fn infer(
@@ -193,7 +196,7 @@ impl Instance {
         let outputs = outcome
             .map_err(|stopped| self.explain(stopped))?
             .map_err(GuestFailure::from)?;
-        self.check_size(outputs.iter().map(|output| output.data.len() as u64).sum())?;
+        self.check_size(outputs.iter().map(tensors::size).sum())?;
         outputs.into_iter().map(tensors::to_host).collect()
     }
 
@@ -205,7 +208,8 @@ impl Instance {
     fn check_size(&self, size: u64) -> Result<(), CallError> {
         let limit = self.store.data().shared.limits.response_body;
         if size > limit {
-            return Err(CallError::ResponseTooLarge { size, limit });
+            let excess = ResponseExcess::Body { size, limit };
+            return Err(CallError::ResponseTooLarge { excess });
         }
         Ok(())
     }
@@ -216,6 +220,16 @@ impl Instance {
             Stopped::Trap(trap) => self.store.data().explain(trap),
         }
     }
+}
+
+fn check_headers(headers: &[(String, String)]) -> Result<(), CallError> {
+    let sizes = headers.iter().map(|(name, value)| name.len() + value.len());
+    let (count, size) = (headers.len(), sizes.sum());
+    if count > RESPONSE_HEADERS_MAX || size > RESPONSE_HEADER_BYTES_MAX {
+        let excess = ResponseExcess::Headers { count, size };
+        return Err(CallError::ResponseTooLarge { excess });
+    }
+    Ok(())
 }
 
 /// The call's outcome, if it has one by the deadline.
@@ -237,5 +251,23 @@ async fn before<T>(
     match tokio::time::timeout_at(deadline.at, watched).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => Err(Stopped::Deadline(deadline)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_have_bounds() {
+        let header = |bytes: usize| ("x".to_owned(), "v".repeat(bytes - 1));
+        assert!(check_headers(&vec![header(256); 256]).is_ok());
+        assert!(check_headers(&vec![header(1); 257]).is_err());
+        assert!(check_headers(&[header(64 << 10)]).is_ok());
+        let error = check_headers(&[header(64 << 10), header(1)]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the predictor answered with 2 headers of 65537 bytes, and 256 of 65536 are the most"
+        );
     }
 }

@@ -19,7 +19,7 @@ mod tensors;
 mod wasi_nn;
 
 pub use engine::{Sandbox, SandboxConfig};
-pub use error::{CallError, GuestFailure, SandboxError};
+pub use error::{CallError, GuestFailure, ResponseExcess, SandboxError};
 pub use instance::{Deadline, Request, Response};
 pub use observer::{LogEntry, LogLevel, Measurement, Observer};
 pub use pool::InstanceCounts;
