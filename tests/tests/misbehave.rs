@@ -53,6 +53,8 @@ const BEHAVIOURS: &[(&str, Outcome)] = &[
     ("bad-status?status=0", KEPT),
     ("bad-status?status=100", KEPT),
     ("bad-header", KEPT),
+    ("giant-header", KEPT),
+    ("many-headers", KEPT),
     ("bad-header-value", KEPT),
     ("unknown-model", Lives(Some("not-found"))),
     ("unknown-model?name=../digits", Lives(Some("not-found"))),
@@ -64,7 +66,9 @@ const BEHAVIOURS: &[(&str, Outcome)] = &[
     ("overflow-dims", Lives(Some("invalid-argument"))),
     ("load-bytes", Lives(Some("security"))),
     ("many-tensors", GONE),
-    ("giant-tensor-shape", Lives(Some("invalid-argument"))),
+    ("giant-tensor-shape", GONE),
+    ("load-many", Lives(Some("security"))),
+    ("load-huge", Lives(Some("security"))),
 ];
 
 /// misbehave with limits that it reaches soon.
@@ -351,6 +355,30 @@ async fn a_wait_for_an_instance_has_an_end() {
     for answer in &answers {
         let _reason = answer.error(if answer.status == 503 { 503 } else { 504 });
     }
+    assert_eq!(misbehave(&node, "misbehave", "ok").await.status, 200);
+}
+
+/// A model that a guest brings costs the guest, for as long as anything of the guest keeps it, and
+/// never the node.
+#[tokio::test(flavor = "multi_thread")]
+async fn models_of_a_guest_have_bounds() {
+    let node = Node::start(&NodeOptions::default());
+    let granted = Variant::of("misbehave", |yaml| {
+        yaml["predictor"]["grants"] = json!(["load"]);
+    });
+    node.deploy(&granted.path()).await;
+    for _ in 0..3 {
+        // What one call has dropped, the next one of the same instance may load again.
+        let answer = misbehave(&node, "misbehave", "load-many").await.ok().json();
+        assert_eq!(answer["code"], "too-large", "{answer}");
+        assert_eq!(answer["count"], 4, "{answer}");
+    }
+    let answer = misbehave(&node, "misbehave", "load-many?count=3").await;
+    assert_eq!(answer.ok().json()["count"], 3);
+    let answer = misbehave(&node, "misbehave", "load-huge").await.ok().json();
+    assert_eq!(answer["code"], "invalid-encoding", "{answer}");
+    let message = answer["message"].as_str().expect("the host says why");
+    assert!(message.contains("140737488355328 bytes"), "{message}");
     assert_eq!(misbehave(&node, "misbehave", "ok").await.status, 200);
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +25,10 @@ use crate::{
 /// Tensors, graphs and streams that a guest may hold at once.
 const RESOURCES_MAX: usize = 4096;
 
+/// Models that an instance has loaded from bytes and still keeps. Each has a thread, a graph and
+/// prepared plans on the node, whatever its bytes are.
+pub(crate) const MODELS_MAX: u64 = 4;
+
 /// What all instances of a predictor have in common.
 pub(crate) struct Shared {
     pub(crate) models: HashMap<String, Model>,
@@ -35,7 +42,8 @@ pub(crate) struct Shared {
 pub(crate) struct Guest {
     pub(crate) shared: Arc<Shared>,
     pub(crate) table: ResourceTable,
-    pub(crate) tensor_memory: TensorMemory,
+    pub(crate) tensor_memory: Budget,
+    pub(crate) loaded_models: Budget,
     pub(crate) started: Instant,
     wasi: WasiCtx,
     pub(crate) log: CallLog,
@@ -49,7 +57,8 @@ impl Guest {
         table.set_max_capacity(RESOURCES_MAX);
         Self {
             wasi: wasi(&shared, &log),
-            tensor_memory: TensorMemory::new(shared.limits.tensor_memory),
+            tensor_memory: Budget::new(shared.limits.tensor_memory),
+            loaded_models: Budget::new(MODELS_MAX),
             table,
             started: Instant::now(),
             log,
@@ -67,10 +76,8 @@ impl Guest {
 
     /// Says what a trap was about, as far as the host knows better than the engine.
     pub(crate) fn explain(&self, trap: wasmtime::Error) -> CallError {
-        if trap.downcast_ref::<TensorMemoryExceeded>().is_some() {
-            return CallError::TensorMemory {
-                limit: self.tensor_memory.limit,
-            };
+        if let Some(&TensorMemoryExceeded { limit }) = trap.downcast_ref() {
+            return CallError::TensorMemory { limit };
         }
         if self.memory_denied {
             return CallError::OutOfMemory {
@@ -156,56 +163,122 @@ impl ResourceLimiter for Guest {
     }
 }
 
-/// Bytes that a guest holds on the host through tensors and graphs it loaded itself: wasmtime has no
-/// bound for them.
-pub(crate) struct TensorMemory {
+/// A part of a bound on what a guest holds on the host, which wasmtime has no bound for.
+#[derive(Debug)]
+pub(crate) struct Budget {
     limit: u64,
-    held: u64,
+    held: Arc<AtomicU64>,
+}
+
+/// What something costs its guest: given back when the last that keeps that thing is gone.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    held: Arc<AtomicU64>,
+    amount: u64,
 }
 
 /// A trap: the constructor of a tensor has no other way to refuse.
 #[derive(Debug, thiserror::Error)]
-#[error("the tensors held exceed limits.tensor_memory")]
-pub(crate) struct TensorMemoryExceeded;
+#[error("the tensors held exceed the {limit} bytes of limits.tensor_memory")]
+pub(crate) struct TensorMemoryExceeded {
+    limit: u64,
+}
 
-impl TensorMemory {
-    /// What a tensor costs besides its data.
-    const OVERHEAD: u64 = 256;
-
+impl Budget {
     fn new(limit: u64) -> Self {
-        Self { limit, held: 0 }
-    }
-
-    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), TensorMemoryExceeded> {
-        let held = self.held.saturating_add(bytes as u64 + Self::OVERHEAD);
-        if held > self.limit {
-            return Err(TensorMemoryExceeded);
+        Self {
+            limit,
+            held: Arc::default(),
         }
-        self.held = held;
-        Ok(())
     }
 
-    pub(crate) fn give_back(&mut self, bytes: usize) {
-        self.held = self.held.saturating_sub(bytes as u64 + Self::OVERHEAD);
+    /// None where so much is not left.
+    pub(crate) fn take(&self, amount: u64) -> Option<Charge> {
+        let add = |held: u64| held.checked_add(amount).filter(|held| *held <= self.limit);
+        self.held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .ok()?;
+        Some(Charge {
+            held: Arc::clone(&self.held),
+            amount,
+        })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
+impl Guest {
+    /// What a resource costs besides what it holds: the entry in the table, the allocations.
+    const RESOURCE: u64 = 256;
+
+    /// The charge for a resource that holds so many bytes.
+    pub(crate) fn charge(&self, bytes: usize) -> Result<Charge, TensorMemoryExceeded> {
+        let limit = self.tensor_memory.limit;
+        let amount = Self::RESOURCE.saturating_add(bytes as u64);
+        let charge = self.tensor_memory.take(amount);
+        charge.ok_or(TensorMemoryExceeded { limit })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::observer::{LogEntry, Measurement};
+
+    struct Deaf;
+
+    impl Observer for Deaf {
+        fn log(&self, _: LogEntry) {}
+
+        fn measure(&self, _: &str, _: Measurement) {}
+    }
+
+    /// A guest without models that may hold so many bytes in tensors.
+    pub(crate) fn guest(tensor_memory: u64) -> Guest {
+        Guest::new(Arc::new(Shared {
+            models: HashMap::new(),
+            registry: Arc::default(),
+            grants: Grants::default(),
+            limits: Limits {
+                memory: 1 << 20,
+                tensor_memory,
+                deadline: Duration::from_secs(1),
+                request_body: 1 << 20,
+                response_body: 1 << 20,
+            },
+            observer: Arc::new(Deaf),
+        }))
+    }
 
     #[test]
-    fn tensor_memory_ends_at_its_limit() {
-        let mut memory = TensorMemory::new(1024);
-        memory.take(256).unwrap();
+    fn a_budget_ends_at_its_limit() {
+        let memory = Budget::new(1024);
+        let first = memory.take(512).unwrap();
+        assert!(memory.take(513).is_none());
+        assert!(memory.take(u64::MAX).is_none());
+        let rest = memory.take(512).unwrap();
+        assert!(memory.take(1).is_none());
+        drop(first);
+        assert!(memory.take(512).is_some());
+        drop(rest);
+        assert!(memory.take(1024).is_some());
+    }
+
+    #[test]
+    fn a_shared_charge_goes_with_its_last_holder() {
+        let models = Budget::new(1);
+        let graph = Arc::new(models.take(1).unwrap());
+        let context = Arc::clone(&graph);
+        drop(graph);
         assert!(
-            memory.take(257).is_err(),
-            "256 + 257 and twice the overhead"
+            models.take(1).is_none(),
+            "the context still keeps the model"
         );
-        memory.take(256).unwrap();
-        assert!(memory.take(0).is_err());
-        memory.give_back(256);
-        memory.take(256).unwrap();
-        assert!(memory.take(usize::MAX >> 1).is_err());
+        drop(context);
+        assert!(models.take(1).is_some());
     }
 }

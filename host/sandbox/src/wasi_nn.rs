@@ -1,17 +1,22 @@
 //! `wasi:nn@0.2.0-rc-2024-10-28`: tensors, and the models of the package by their names.
 //!
 //! A tensor's bytes are copied once, out of the guest's memory, and once back into it. The
-//! constructor cannot fail, so a tensor with impossible dimensions is refused when it is used.
+//! constructor cannot fail: a tensor whose data do not fill its dimensions is refused when it is
+//! used, and one that must not be kept, for its size or its number of dimensions, is a trap.
+//!
+//! Whatever a guest keeps here has a [`Charge`] on `limits.tensor_memory`.
 
 #![expect(
     unreachable_pub,
     reason = "the generated bindings re-export these types"
 )]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use dunlin_inference::{
-    BackendKind, DType, InferenceError, LoadRequest, Model, ModelOptions, ModelSource, Tensor,
-    one_line,
+    BackendKind, DType, InferenceError, LoadRequest, Model, ModelOptions, ModelSource, RANK_MAX,
+    Tensor, TensorError, one_line,
 };
 use wasmtime::component::Resource;
 
@@ -22,51 +27,85 @@ use crate::{
         inference,
         tensor::{self, TensorType},
     },
-    guest::Guest,
+    guest::{Charge, Guest, MODELS_MAX},
+    host::cut,
 };
+
+/// What the guest is told of an error; a name of the guest's own in it may be of any length.
+const ERROR_BYTES_MAX: usize = 4 << 10;
 
 pub struct GuestTensor {
     dimensions: Vec<u32>,
     ty: TensorType,
     data: Bytes,
+    _charge: Charge,
 }
 
-/// A model, and what it costs the guest's budget: nothing for one of the package, its size for one
-/// that the guest brought.
 pub struct GuestGraph {
-    model: Model,
-    brought: Option<usize>,
+    model: KeptModel,
+    _charge: Charge,
 }
 
 pub struct GuestContext {
+    model: KeptModel,
+    _charge: Charge,
+}
+
+/// A model, and what it costs the guest as long as a graph or a context keeps it.
+#[derive(Clone)]
+struct KeptModel {
     model: Model,
+    _brought: Option<Arc<Brought>>,
+}
+
+/// The cost of a model that the guest brought: its bytes, and one of the places for such models. One
+/// of the package costs nothing: it is there anyway.
+struct Brought {
+    _bytes: Charge,
+    _place: Charge,
 }
 
 pub struct GuestError {
     code: ErrorCode,
     data: String,
+    _charge: Charge,
 }
 
 type NnResult<T> = wasmtime::Result<Result<T, Resource<GuestError>>>;
 
 impl Guest {
     fn refuse<T>(&mut self, code: ErrorCode, data: impl Into<String>) -> NnResult<T> {
+        let mut data = data.into();
+        cut(&mut data, ERROR_BYTES_MAX);
         let error = GuestError {
+            _charge: self.charge(data.len())?,
             code,
-            data: data.into(),
+            data,
         };
         Ok(Err(self.table.push(error)?))
     }
 
-    fn keep_tensor(&mut self, tensor: GuestTensor) -> wasmtime::Result<Resource<GuestTensor>> {
-        self.tensor_memory.take(tensor.data.len())?;
+    fn keep_tensor(
+        &mut self,
+        dimensions: Vec<u32>,
+        ty: TensorType,
+        data: Bytes,
+    ) -> wasmtime::Result<Resource<GuestTensor>> {
+        let tensor = GuestTensor {
+            _charge: self.charge(data.len().saturating_add(size_of_val(&*dimensions)))?,
+            dimensions,
+            ty,
+            data,
+        };
         Ok(self.table.push(tensor)?)
     }
 
-    fn take_tensor(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<GuestTensor> {
-        let tensor = self.table.delete(tensor)?;
-        self.tensor_memory.give_back(tensor.data.len());
-        Ok(tensor)
+    fn keep_graph(&mut self, model: KeptModel) -> wasmtime::Result<Resource<GuestGraph>> {
+        let graph = GuestGraph {
+            _charge: self.charge(0)?,
+            model,
+        };
+        Ok(self.table.push(graph)?)
     }
 }
 
@@ -79,11 +118,11 @@ impl tensor::HostTensor for Guest {
         ty: TensorType,
         data: Vec<u8>,
     ) -> wasmtime::Result<Resource<GuestTensor>> {
-        self.keep_tensor(GuestTensor {
-            dimensions,
-            ty,
-            data: data.into(),
-        })
+        let rank = dimensions.len();
+        if rank > RANK_MAX {
+            return Err(TensorError::TooManyDimensions { rank }.into());
+        }
+        self.keep_tensor(dimensions, ty, data.into())
     }
 
     fn dimensions(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<Vec<u32>> {
@@ -99,7 +138,8 @@ impl tensor::HostTensor for Guest {
     }
 
     fn drop(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<()> {
-        self.take_tensor(tensor).map(drop)
+        self.table.delete(tensor)?;
+        Ok(())
     }
 }
 
@@ -134,8 +174,19 @@ impl graph::Host for Guest {
                 "an ONNX model is one builder with the whole file",
             );
         };
-        let size = bytes.len();
-        self.tensor_memory.take(size)?;
+        let Some(place) = self.loaded_models.take(1) else {
+            return self.refuse(
+                ErrorCode::TooLarge,
+                format!(
+                    "an instance keeps at most {MODELS_MAX} models that it loaded from bytes; \
+                     drop a graph and its contexts first"
+                ),
+            );
+        };
+        let brought = Brought {
+            _bytes: self.charge(bytes.len())?,
+            _place: place,
+        };
         let loaded = self
             .shared
             .registry
@@ -148,14 +199,14 @@ impl graph::Host for Guest {
             })
             .await;
         match loaded {
-            Ok(model) => Ok(Ok(self.table.push(GuestGraph {
-                model,
-                brought: Some(size),
-            })?)),
-            Err(error) => {
-                self.tensor_memory.give_back(size);
-                self.refuse(code_of(&error), one_line(&*error))
+            Ok(model) => {
+                let model = KeptModel {
+                    model,
+                    _brought: Some(Arc::new(brought)),
+                };
+                Ok(Ok(self.keep_graph(model)?))
             }
+            Err(error) => self.refuse(code_of(&error), one_line(&*error)),
         }
     }
 
@@ -172,11 +223,11 @@ impl graph::Host for Guest {
                 format!("no model \"{name}\" in the package; {known}"),
             );
         };
-        let graph = GuestGraph {
+        let model = KeptModel {
             model,
-            brought: None,
+            _brought: None,
         };
-        Ok(Ok(self.table.push(graph)?))
+        Ok(Ok(self.keep_graph(model)?))
     }
 }
 
@@ -186,14 +237,15 @@ impl graph::HostGraph for Guest {
         graph: Resource<GuestGraph>,
     ) -> NnResult<Resource<GuestContext>> {
         let model = self.table.get(&graph)?.model.clone();
-        Ok(Ok(self.table.push(GuestContext { model })?))
+        let context = GuestContext {
+            _charge: self.charge(0)?,
+            model,
+        };
+        Ok(Ok(self.table.push(context)?))
     }
 
     fn drop(&mut self, graph: Resource<GuestGraph>) -> wasmtime::Result<()> {
-        let graph = self.table.delete(graph)?;
-        if let Some(size) = graph.brought {
-            self.tensor_memory.give_back(size);
-        }
+        self.table.delete(graph)?;
         Ok(())
     }
 }
@@ -206,11 +258,11 @@ impl inference::HostGraphExecutionContext for Guest {
         context: Resource<GuestContext>,
         inputs: Vec<(String, Resource<GuestTensor>)>,
     ) -> NnResult<Vec<(String, Resource<GuestTensor>)>> {
-        let model = self.table.get(&context)?.model.clone();
+        let model = self.table.get(&context)?.model.model.clone();
         // All inputs leave the table before the first is judged: the guest has given them away.
         let mut given = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
-            given.push((name, self.take_tensor(tensor)?));
+            given.push((name, self.table.delete(tensor)?));
         }
         let mut tensors = Vec::with_capacity(given.len());
         for (name, tensor) in given {
@@ -228,10 +280,10 @@ impl inference::HostGraphExecutionContext for Guest {
             Ok(outputs) => outputs,
             Err(error) => return self.refuse(code_of(&error), one_line(&error)),
         };
-        let mut kept = Vec::with_capacity(outputs.len());
+        let mut converted = Vec::with_capacity(outputs.len());
         for (name, tensor) in outputs {
             match to_guest(tensor) {
-                Ok(tensor) => kept.push((name, self.keep_tensor(tensor)?)),
+                Ok(parts) => converted.push((name, parts)),
                 Err(reason) => {
                     return self.refuse(
                         ErrorCode::UnsupportedOperation,
@@ -239,6 +291,11 @@ impl inference::HostGraphExecutionContext for Guest {
                     );
                 }
             }
+        }
+        // Kept only now that none is refused: the guest would have no handle to drop them by.
+        let mut kept = Vec::with_capacity(converted.len());
+        for (name, (dimensions, ty, data)) in converted {
+            kept.push((name, self.keep_tensor(dimensions, ty, data)?));
         }
         Ok(Ok(kept))
     }
@@ -277,7 +334,8 @@ fn code_of(error: &InferenceError) -> ErrorCode {
     }
 }
 
-fn to_host(tensor: GuestTensor) -> Result<Tensor, dunlin_inference::TensorError> {
+/// The charge ends here: what the run holds is bounded by the model's queue.
+fn to_host(tensor: GuestTensor) -> Result<Tensor, TensorError> {
     let dtype = match tensor.ty {
         TensorType::Fp16 => DType::F16,
         TensorType::Fp32 => DType::F32,
@@ -295,7 +353,7 @@ fn to_host(tensor: GuestTensor) -> Result<Tensor, dunlin_inference::TensorError>
     Tensor::new(dtype, &shape, tensor.data)
 }
 
-fn to_guest(tensor: Tensor) -> Result<GuestTensor, String> {
+fn to_guest(tensor: Tensor) -> Result<(Vec<u32>, TensorType, Bytes), String> {
     let ty = match tensor.dtype() {
         DType::F16 => TensorType::Fp16,
         DType::F32 => TensorType::Fp32,
@@ -311,9 +369,36 @@ fn to_guest(tensor: Tensor) -> Result<GuestTensor, String> {
         .iter()
         .map(|&dim| u32::try_from(dim).map_err(|_| format!("dimension {dim} does not fit 32 bits")))
         .collect::<Result<_, _>>()?;
-    Ok(GuestTensor {
-        dimensions,
-        ty,
-        data: tensor.into_data(),
-    })
+    Ok((dimensions, ty, tensor.into_data()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::tests::guest;
+
+    #[test]
+    fn dimensions_are_counted_and_bounded() {
+        // Two tensors without data, of 32 dimensions of 4 bytes.
+        let mut guest = guest(2 * (256 + 32 * 4));
+        let make = |guest: &mut Guest, rank: usize| {
+            tensor::HostTensor::new(guest, vec![0; rank], TensorType::U8, Vec::new())
+        };
+        let error = make(&mut guest, RANK_MAX + 1).unwrap_err();
+        assert!(error.to_string().contains("33 dimensions"), "{error}");
+        let first = make(&mut guest, RANK_MAX).unwrap();
+        let _second = make(&mut guest, RANK_MAX).unwrap();
+        assert!(make(&mut guest, 0).is_err());
+        tensor::HostTensor::drop(&mut guest, first).unwrap();
+        make(&mut guest, RANK_MAX).unwrap();
+    }
+
+    #[test]
+    fn what_the_guest_is_told_is_short() {
+        let mut guest = guest(1 << 20);
+        let asked = graph::Host::load_by_name(&mut guest, "n".repeat(1 << 19)).unwrap();
+        let error = asked.err().expect("there is no such model");
+        let text = errors::HostError::data(&mut guest, error).unwrap();
+        assert_eq!(text.len(), ERROR_BYTES_MAX);
+    }
 }

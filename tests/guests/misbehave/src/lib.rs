@@ -62,6 +62,19 @@ const BEHAVIOURS: &[(&str, Behaviour)] = &[
     ("bad-header-value", |_| {
         reply(Response::text("x").with_header("x-a", "1\r\nx-injected: 2"))
     }),
+    // `?bytes=` of giant-header, 100,000 by default, and `?count=` of many-headers, 1000 by default.
+    ("giant-header", |request| {
+        let bytes = number(request, "bytes", 100_000)?;
+        let bytes = usize::try_from(bytes).map_err(Error::bad_request)?;
+        reply(Response::text("x").with_header("x-a", "v".repeat(bytes)))
+    }),
+    ("many-headers", |request| {
+        let mut response = Response::text("x");
+        for number in 0..number(request, "count", 1000)? {
+            response = response.with_header(&format!("x-{number}"), "v");
+        }
+        reply(response)
+    }),
     // What the host must refuse. `?name=` of unknown-model.
     ("unknown-model", unknown_model),
     ("wrong-input-name", |_| {
@@ -87,6 +100,10 @@ const BEHAVIOURS: &[(&str, Behaviour)] = &[
     ("many-tensors", raw::many_tensors),
     #[cfg(target_family = "wasm")]
     ("giant-tensor-shape", raw::many_dimensions),
+    #[cfg(target_family = "wasm")]
+    ("load-many", raw::load_many),
+    #[cfg(target_family = "wasm")]
+    ("load-huge", raw::load_huge),
 ];
 
 /// Counts its requests.
