@@ -28,12 +28,14 @@ const DIGIT: u64 = 7;
 pub(crate) fn run(stay: Stay) -> Result<()> {
     let dunlin = build_dunlin()?;
     let node = DemoNode::start(&dunlin, stay)?;
-    step(
-        "Deploy predictors/digits",
+    println!("\n==> Deploy predictors/digits");
+    // As JSON: to people it tells commands for an environment that only the demo has.
+    let deployed = output(
         node.dunlin(&dunlin)
-            .args(["deploy", "--env", "demo"])
+            .args(["deploy", "--env", "demo", "-o", "json"])
             .arg(root().join("predictors/digits")),
     )?;
+    println!("    {} is live", field(&deployed, "url")?);
     println!("\n==> Predict {IMAGE}");
     let prediction = output(
         node.dunlin(&dunlin)
@@ -94,29 +96,23 @@ impl DemoNode {
         if line.is_empty() {
             bail!("the node did not come up: {}", process.wait()?);
         }
-        let ready: Value = serde_json::from_str(&line)?;
-        let text = |key: &str| {
-            let text = ready[key].as_str();
-            text.map(str::to_owned)
-                .with_context(|| format!("the node did not tell its {key}: {line}"))
-        };
         let node = Self {
             process,
-            data: text("data")?,
+            data: field(&line, "data")?,
             config_home: dir.join("config"),
         };
         println!(
-            "    data plane http://{}, admin plane http://{}",
+            "    data plane {}, admin plane {}",
             node.data,
-            text("admin")?
+            field(&line, "admin")?
         );
         step(
             "Name it `demo` for the command line",
             node.dunlin(dunlin)
-                .args(["env", "configure", "demo"])
+                .args(["--quiet", "env", "configure", "demo"])
                 .args(["--data", &node.data])
-                .args(["--admin", &text("admin")?])
-                .args(["--token-file", &text("token_file")?]),
+                .args(["--admin", &field(&line, "admin")?])
+                .args(["--token-file", &field(&line, "token_file")?]),
         )?;
         Ok(node)
     }
@@ -150,6 +146,13 @@ impl Drop for DemoNode {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A text in the JSON document that `dunlin` printed.
+fn field(document: &str, key: &str) -> Result<String> {
+    let value: Value = serde_json::from_str(document)?;
+    let text = value[key].as_str().map(str::to_owned);
+    text.with_context(|| format!("dunlin did not tell its {key}: {document}"))
 }
 
 /// The ports that the documentation names, where they are free and the node is to stay.
