@@ -4,6 +4,7 @@
 
 use std::{fmt, io};
 
+use clap::error::ErrorKind;
 use serde_json::json;
 
 /// The exit codes. `EXIT_CODES` says the same to people; a test holds the two together.
@@ -127,6 +128,18 @@ impl Failure {
     pub(crate) fn documented(mut self) -> Self {
         self.documented = true;
         self
+    }
+
+    /// What clap says of a wrong command line: the first line is the message, without the label.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let message = match error.kind() {
+            // What it prints is the help.
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a verb is missing",
+            _ => first.strip_prefix("error: ").unwrap_or(first),
+        };
+        Self::new(Exit::Usage, message).next("see: dunlin help")
     }
 
     pub(crate) fn interrupted() -> Self {

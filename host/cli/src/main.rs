@@ -30,6 +30,7 @@ mod staging;
 mod table;
 mod verbs;
 
+use std::env;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,6 +40,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, Context};
 use crate::exit::{Exit, Failure};
+use crate::output::{Format, Output};
 use crate::verbs::Verb;
 
 /// How long work that cannot be dropped at once may go on after Ctrl-C: enough to remove what it
@@ -46,7 +48,10 @@ use crate::verbs::Verb;
 const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let context = Context::new(&cli);
     let result = match cli.verb {
         Verb::Serve(args) => verbs::serve::run(&args, &context),
@@ -61,6 +66,24 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit.code())
         }
     }
+}
+
+/// Answers a command line that names no work to do: a question for help, or a mistake.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // A closed stream has nobody to tell.
+    let _closed = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let failure = Failure::usage(error);
+    if Format::asked_for(env::args_os().skip(1)) == Format::Json {
+        let output = Output {
+            format: Format::Json,
+            quiet: true,
+        };
+        let _closed = output.document(&failure.document());
+    }
+    ExitCode::from(failure.exit.code())
 }
 
 /// Runs a verb that is not a server: to its end, or until Ctrl-C.

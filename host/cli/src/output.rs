@@ -2,6 +2,7 @@
 //!
 //! Nothing here panics on a closed stream, and no escape reaches a stream that is not a terminal.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
@@ -14,6 +15,41 @@ pub(crate) enum Format {
     Pretty,
     /// One JSON document on standard output, also for a failure; a line each where a verb follows
     Json,
+}
+
+impl Format {
+    /// The format that a command line asks for which clap could not make sense of.
+    pub(crate) fn asked_for(arguments: impl Iterator<Item = OsString>) -> Self {
+        let mut asked = Self::Pretty;
+        let mut arguments = arguments.take_while(|argument| argument != "--");
+        while let Some(argument) = arguments.next() {
+            let Some(argument) = argument.to_str() else {
+                continue;
+            };
+            // `-o json`, `-ojson`, `-o=json`, also behind other flags of one letter: `-qo json`.
+            let short = argument
+                .strip_prefix('-')
+                .filter(|rest| !rest.starts_with('-'));
+            let value = match (argument.strip_prefix("--output"), short) {
+                (Some(rest), _) => Some(rest),
+                (None, Some(flags)) => flags
+                    .split_once('o')
+                    .filter(|(before, _)| before.chars().all(|flag| flag == 'q'))
+                    .map(|(_, rest)| rest),
+                (None, None) => None,
+            };
+            let value = match value {
+                None => continue,
+                Some("") => arguments.next().unwrap_or_default(),
+                Some(value) => value.strip_prefix('=').unwrap_or(value).into(),
+            };
+            asked = match value.to_str() {
+                Some("json") => Self::Json,
+                _ => Self::Pretty,
+            };
+        }
+        asked
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +165,39 @@ impl Style {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
         } else {
             text.to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_a_wrong_command_line() {
+        let asked = |line: &str| Format::asked_for(line.split(' ').map(OsString::from));
+        for json in [
+            "destroy -o json",
+            "-o json destroy",
+            "get -ojson",
+            "get -o=json",
+            "get --output json",
+            "get --output=json --watchful",
+            "get -qo json",
+            "get -o pretty -o json",
+        ] {
+            assert_eq!(asked(json), Format::Json, "{json}");
+        }
+        for pretty in [
+            "",
+            "destroy",
+            "get -o",
+            "get -o yaml",
+            "get json",
+            "get -- -o json",
+            "get --other json",
+        ] {
+            assert_eq!(asked(pretty), Format::Pretty, "{pretty}");
         }
     }
 }

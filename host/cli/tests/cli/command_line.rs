@@ -74,7 +74,7 @@ fn a_wrong_command_line_is_code_2() {
         &["predict", "digits"],
         &["get", "-o", "yaml"],
         &["serve", "--listen", "localhost"],
-        &["new", "iris", "--sdk-path", "a", "--sdk-version", "1"],
+        &["new", "iris", "--sdk-path", "a", "--sdk-git", "b"],
     ] {
         let ran = user.run(args);
         assert_eq!(
@@ -83,7 +83,21 @@ fn a_wrong_command_line_is_code_2() {
             "{args:?}: {ran:?}"
         );
         assert!(!ran.stderr.is_empty(), "{args:?}");
+        // Where the flag itself is wrong, nobody has asked for JSON.
+        if !args.contains(&"-o") {
+            let as_json = user.run(&[args, &["-o", "json"]].concat());
+            assert_eq!(as_json.code, 2, "{args:?}");
+            let error = &as_json.json()["error"];
+            assert_eq!(error["kind"], "usage", "{args:?}");
+            let message = error["message"].as_str().unwrap();
+            assert!(
+                !message.is_empty() && !message.starts_with("error:"),
+                "{message}"
+            );
+        }
     }
+    let help = user.run(&["get", "--help", "-o", "json"]);
+    assert!(help.code == 0 && help.stdout.contains("Usage:"), "{help:?}");
 }
 
 #[test]
@@ -310,7 +324,19 @@ fn a_wrong_deployment_file_is_refused_with_all_its_problems() {
 #[test]
 fn a_file_that_is_no_package_is_refused() {
     let user = User::new();
-    user.write("not.tar", "this is no archive");
-    let ran = user.run(&["inspect", "not.tar"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{ran:?}");
+    for content in [
+        "this is no archive",
+        &"long enough for a header ".repeat(100),
+    ] {
+        user.write("not.tar", content);
+        let ran = user.run(&["inspect", "not.tar"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{ran:?}");
+        let said =
+            "not.tar is not a package that a node takes\n  because: package: is not a tar archive";
+        assert!(ran.stderr.contains(said), "{ran:?}");
+        assert!(
+            ran.stderr.contains("next: make one: dunlin package"),
+            "{ran:?}"
+        );
+    }
 }
