@@ -102,7 +102,20 @@ impl Cli {
     /// `dunlin`, in this home, without anything of the environment that it reads.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        self.program(binary())
+    }
+
+    /// Another program, in this home. What Cargo tells its tests it is not told.
+    #[must_use]
+    pub fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| {
+                name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+            }) {
+                command.env_remove(name);
+            }
+        }
         command
             .current_dir(self.home.path())
             .env("XDG_CONFIG_HOME", self.home.path().join("config"))

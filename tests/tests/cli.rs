@@ -18,16 +18,8 @@ fn text(value: &Value) -> &str {
 async fn from_nothing_to_a_prediction() {
     let node = Node::start(&NodeOptions::default());
     let cli = Cli::of(&node);
-    let sdk = repository().join("guest-sdk/rust");
-    let made = cli.run([
-        "new",
-        "iris",
-        "-o",
-        "json",
-        "--sdk-path",
-        &sdk.to_string_lossy(),
-    ]);
-    assert_eq!(made.json(0)["name"], "iris");
+    let made = cli.run(["new", "iris", "-o", "json"]).json(0);
+    assert_eq!(made["name"], "iris");
     // The target directory of this test: the standard library is compiled once, not in each run.
     let target = std::env::current_exe().expect("a process knows its program");
     let target = target
@@ -35,13 +27,24 @@ async fn from_nothing_to_a_prediction() {
         .expect("it lies in a folder")
         .join("../../dunlin/cli-test");
     fs::create_dir_all(&target).expect("the target directory is ours");
+    let target = fs::canonicalize(target).expect("it is there");
+    // Nothing of a checkout is near: the folder has all that a predictor is compiled from.
+    let tested = cli
+        .program("cargo")
+        .arg("test")
+        .current_dir(cli.path("iris"))
+        .env("CARGO_TARGET_DIR", &target)
+        .output()
+        .expect("cargo can be run");
+    let said = String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{said}");
+    assert!(!said.contains("warning"), "{said}");
+    let passed = String::from_utf8_lossy(&tested.stdout);
+    assert!(passed.contains("test result: ok. "), "{passed}");
     let deployed = cli
         .command()
         .args(["deploy", "iris", "-o", "json"])
-        .env(
-            "CARGO_TARGET_DIR",
-            fs::canonicalize(target).expect("it is there"),
-        )
+        .env("CARGO_TARGET_DIR", &target)
         .output()
         .expect("dunlin can be run");
     let said = String::from_utf8_lossy(&deployed.stderr);
@@ -56,6 +59,38 @@ async fn from_nothing_to_a_prediction() {
     let again = cli.run(["new", "iris"]);
     assert!(!again.stderr.is_empty());
     assert_ne!(again.code, Some(0), "what is there is not written over");
+}
+
+/// A crate that asks a registry for the SDK, which none has.
+#[test]
+fn what_cargo_says_is_said_once() {
+    let cli = Cli::new();
+    let made = cli.run(["new", "iris", "--sdk-git", "file:///no/such/repository"]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    assert!(!cli.path("iris/dunlin-sdk").exists());
+    let manifest = fs::read_to_string(cli.path("iris/Cargo.toml")).expect("it was made");
+    assert!(
+        manifest.contains("git = \"file:///no/such/repository\""),
+        "{manifest}"
+    );
+    let sdk = manifest.lines().find(|line| line.starts_with("dunlin-sdk"));
+    let sdk = sdk.expect("the SDK is a dependency");
+    let manifest = manifest.replace(sdk, "dunlin-sdk = \"0.1.0\"");
+    fs::write(cli.path("iris/Cargo.toml"), manifest).expect("the home is ours");
+    let built = cli
+        .command()
+        .args(["build", "iris"])
+        .env("CARGO_NET_OFFLINE", "true")
+        .output()
+        .expect("dunlin can be run");
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert_eq!(built.status.code(), Some(1), "{said}");
+    for part in [
+        "no matching package named `dunlin-sdk` found",
+        "  next: no registry has dunlin-sdk",
+    ] {
+        assert_eq!(said.matches(part).count(), 1, "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,14 +184,7 @@ async fn samples_of_a_file_are_golden_and_their_outputs_are_held_to() {
 async fn a_rust_predictor_to_edit_answers_as_the_node_does() {
     let node = node_with(None);
     let cli = Cli::of(&node);
-    let sdk = text(&repository().join("guest-sdk/rust"));
-    let arguments = [
-        &digits("models/digits.onnx"),
-        "--predictor",
-        "rust",
-        "--sdk-path",
-        &sdk,
-    ];
+    let arguments = [&digits("models/digits.onnx"), "--predictor", "rust"];
     let _said = import(&cli, &arguments).exit(0);
     let target = env::current_exe().expect("a process knows its program");
     let target = target

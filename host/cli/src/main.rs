@@ -26,6 +26,7 @@ mod paths;
 mod process;
 mod progress;
 mod project;
+mod sdk;
 mod staging;
 mod table;
 mod verbs;

@@ -8,7 +8,7 @@ use std::{fs, io};
 use dunlin_package::world;
 use edge_config::{ConfigError, Deployment, GuestTarget};
 
-use crate::build::{self, GuestBuild};
+use crate::build::{self, GuestBuild, NotBuilt};
 use crate::exit::{Exit, Failure};
 
 /// The deployment file of a folder.
@@ -134,7 +134,14 @@ fn compile(
         GuestTarget::Wasm32Wasip2 => build::GuestTarget::Wasip2,
         GuestTarget::Wasm32UnknownUnknown => build::GuestTarget::Unknown,
     };
-    let built = build::build(&GuestBuild::new(dir, target), progress)?;
+    let built = build::build(&GuestBuild::new(dir, target), progress).map_err(|error| {
+        let advice = error.downcast_ref().map(NotBuilt::advice);
+        let failure = Failure::from(error);
+        match advice {
+            Some(advice) => failure.next(advice),
+            None => failure,
+        }
+    })?;
     Ok(Component {
         bytes: built.component,
         path: built.path,

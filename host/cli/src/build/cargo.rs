@@ -38,6 +38,27 @@ const IGNORED: [&str; 5] = [
 /// How many lines of a failed build the error repeats.
 const LINES_KEPT: usize = 60;
 
+/// Cargo, or the compiler, refuses the crate.
+#[derive(Debug, thiserror::Error)]
+#[error("cargo cannot build {package}:\n{said}")]
+pub struct NotBuilt {
+    package: String,
+    /// From the first error on.
+    said: String,
+}
+
+impl NotBuilt {
+    /// What the author can do about it.
+    pub fn advice(&self) -> &'static str {
+        if self.said.contains("no matching package named `dunlin-sdk`") {
+            "no registry has dunlin-sdk; `dunlin new DIR` writes it into a folder: copy DIR/dunlin-sdk \
+             beside Cargo.toml, and write dunlin-sdk = { path = \"dunlin-sdk/rust\" } there"
+        } else {
+            "correct what Cargo names; `cargo test` beside Cargo.toml tells the same sooner"
+        }
+    }
+}
+
 /// The crate in a folder.
 #[derive(Debug, Clone)]
 pub(super) struct Crate {
@@ -162,7 +183,8 @@ pub(super) fn compile(
     }
 
     let mut wasm = None;
-    let mut messages = Vec::new();
+    let mut messages: Vec<String> = Vec::new();
+    let mut failing = false;
     let status = process::run(&mut command, None, &mut |line| match line {
         Line::Out(line) => {
             if let Some(path) = artifact(&line, the_crate) {
@@ -170,7 +192,11 @@ pub(super) fn compile(
             }
         }
         Line::Err(line) => {
-            progress(&line);
+            // From the first error on it is the failure that tells what Cargo said.
+            failing |= line.starts_with("error");
+            if !failing {
+                progress(&line);
+            }
             messages.push(line);
         }
     })?;
@@ -180,11 +206,11 @@ pub(super) fn compile(
             .position(|line| line.starts_with("error"))
             .unwrap_or(0);
         let upto = messages.len().min(from + LINES_KEPT);
-        bail!(
-            "cargo cannot build {}:\n{}",
-            the_crate.package,
-            messages[from..upto].join("\n")
-        );
+        return Err(NotBuilt {
+            package: the_crate.package.clone(),
+            said: messages[from..upto].join("\n"),
+        }
+        .into());
     }
     wasm.context("cargo built no .wasm")
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::cargo::Crate;
+pub use self::cargo::NotBuilt;
 use self::compiler::Compiler;
 pub use self::standard_library::StandardLibrary;
 pub use self::toolchain::{Toolchain, ways_to_std};

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::rust_predictor::{self, Crate};
 use super::{GOLDEN, Imported, MODELS, Route, RouteFile, Staging, TOLERANCE, TensorArg, golden};
 use crate::exit::{Exit, Failure};
+use crate::sdk::Dependency;
 
 /// The request to try the deployment with.
 const SAMPLE: &str = "sample.json";
@@ -24,7 +25,7 @@ pub(crate) struct Description<'a> {
     /// Where the model comes from: the checkpoint and its class, or the file.
     pub(crate) origin: Value,
     /// Of `dunlin-sdk`, where a predictor is wanted.
-    pub(crate) sdk: Option<&'a str>,
+    pub(crate) sdk: Option<&'a Dependency>,
 }
 
 /// Writes everything but the models and their golden samples.

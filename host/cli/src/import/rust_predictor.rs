@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Staging, TensorArg};
 use crate::exit::{Exit, Failure};
+use crate::sdk::Dependency;
 
 const MANIFEST: &str = include_str!("../../template/predictor/Cargo.toml.in");
 const IGNORED: &str = include_str!("../../template/predictor/gitignore");
@@ -23,8 +24,7 @@ const CARRIED: [(&str, &str); 5] = [
 #[derive(Debug)]
 pub(super) struct Crate<'a> {
     pub(super) name: &'a str,
-    /// The right side of `dunlin-sdk = …`.
-    pub(super) sdk: &'a str,
+    pub(super) sdk: &'a Dependency,
     pub(super) inputs: &'a [TensorArg],
     pub(super) outputs: &'a [TensorArg],
 }
@@ -32,8 +32,11 @@ pub(super) struct Crate<'a> {
 pub(super) fn write(staging: &Staging, of: &Crate<'_>) -> Result<(), Failure> {
     let manifest = MANIFEST
         .replace("{{name}}", of.name)
-        .replace("{{sdk}}", of.sdk);
+        .replace("{{sdk}}", of.sdk.in_manifest());
     staging.write("Cargo.toml", manifest)?;
+    for (path, content) in of.sdk.files() {
+        staging.write(&path, content)?;
+    }
     staging.write(".gitignore", IGNORED)?;
     staging.write("src/lib.rs", lib(of)?)?;
     staging.write("src/nested.rs", NESTED)
@@ -95,7 +98,7 @@ mod tests {
         let (inputs, outputs) = ([tensor("a \"b\":INT64:-1,3")], [tensor("y:FP32:-1")]);
         let of = Crate {
             name: "ranker",
-            sdk: "\"1\"",
+            sdk: &Dependency::embedded(),
             inputs: &inputs,
             outputs: &outputs,
         };

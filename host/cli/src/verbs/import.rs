@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use edge_config::{DeploymentName, ModelName};
 use serde_json::{Map, Value, json};
 
-use super::new::{Sdk, dependency};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::import::{
@@ -13,6 +12,7 @@ use crate::import::{
     Staging, TOLERANCE, TensorArg, import_exported, rehearse, write_files,
 };
 use crate::progress::Steps;
+use crate::sdk::Sdk;
 
 /// Make a folder that can be deployed from a trained model
 ///
@@ -131,7 +131,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         .unwrap_or_else(|| PathBuf::from(name.as_str()));
     let destination = Destination::check(out, args.force)?;
     let sdk = match args.predictor {
-        Some(Language::Rust) => Some(dependency(&args.sdk, context)?),
+        Some(Language::Rust) => Some(args.sdk.dependency()?),
         None => None,
     };
     let steps = Steps::new(context.output);
@@ -148,7 +148,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             imported: &imported,
             tolerance: args.tolerance,
             origin: origin(&args),
-            sdk: sdk.as_deref(),
+            sdk: sdk.as_ref(),
         },
     )?;
     let mut routes = Vec::new();
