@@ -364,7 +364,7 @@ async fn a_wait_for_an_instance_has_an_end() {
 async fn models_of_a_guest_have_bounds() {
     let node = Node::start(&NodeOptions::default());
     let granted = Variant::of("misbehave", |yaml| {
-        yaml["predictor"]["grants"] = json!(["load"]);
+        yaml["predictor"]["grants"] = json!(["clock", "load"]);
     });
     node.deploy(&granted.path()).await;
     for _ in 0..3 {
