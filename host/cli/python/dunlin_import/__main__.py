@@ -28,8 +28,8 @@ def main() -> int:
         traceback.print_exc()
         reporter.refused(
             Refused(
-                "there is not enough memory to import the model",
-                next="import it on a machine with more memory",
+                "there is not enough memory for the model",
+                next="use a machine with more memory",
                 cause=report.one_line(error),
             )
         )
@@ -50,6 +50,10 @@ def run(request: dict, reporter: Reporter) -> dict:
         from . import lightning_import
 
         return lightning_import.run(request, reporter)
+    if request["task"] == "original":
+        from . import original_route
+
+        return original_route.run(request, reporter)
     from . import torchscript_import
 
     return torchscript_import.run(request, reporter)

@@ -21,6 +21,7 @@ _NAMES = {
     "FP64": (torch.float64, "F64"),
 }
 _OF_TORCH = {dtype: (name, file_name) for name, (dtype, file_name) in _NAMES.items()}
+_OF_FILE = {file_name: dtype for dtype, file_name in _NAMES.values()}
 
 
 def torch_of(name: str) -> torch.dtype:
@@ -31,6 +32,11 @@ def torch_of(name: str) -> torch.dtype:
             next=f"write one of {', '.join(_NAMES)}",
         )
     return _NAMES[name][0]
+
+
+def torch_of_file(name: str) -> torch.dtype:
+    """The type that a safetensors header names: `F32` -> torch.float32. KeyError for others."""
+    return _OF_FILE[name]
 
 
 def name_of(what: str, tensor: torch.Tensor) -> str:

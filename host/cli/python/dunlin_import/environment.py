@@ -22,7 +22,7 @@ def require(request: dict) -> None:
     """Refuses where a package is missing that the request cannot do without."""
     if sys.version_info < (3, 9):
         refuse(
-            f"{sys.executable} is Python {sys.version.split()[0]}; the import needs 3.9 or newer",
+            f"{sys.executable} is Python {sys.version.split()[0]}; Dunlin's helper needs 3.9 or newer",
             next="name the Python that trained the model: --python EXE",
             kind=ENVIRONMENT,
         )
@@ -44,12 +44,19 @@ def pip_install(*modules: str) -> str:
 
 def _needed(request: dict) -> list[str]:
     needed = ["torch", "numpy"]
-    if request["task"] == "checkpoint":
-        if not present("pytorch_lightning"):
-            needed.append("lightning")
-        if "onnx" in request["routes"]:
-            needed.append("onnx")
+    if request["task"] in ("checkpoint", "original") and not present("pytorch_lightning"):
+        needed.append("lightning")
+    if request["task"] == "checkpoint" and "onnx" in request["routes"]:
+        needed.append("onnx")
     return needed
+
+
+def platform() -> str:
+    """What runs a module here: `Python 3.12.3, PyTorch 2.15.0`."""
+    import torch
+
+    # Without the build, as in 2.15.0+cpu.
+    return f"Python {sys.version.split()[0]}, PyTorch {torch.__version__.partition('+')[0]}"
 
 
 def present(name: str) -> bool:

@@ -2,7 +2,7 @@
 //!
 //! The helper's files go to a temporary folder, the request into a file beside them. It says what it
 //! does in JSON lines on its standard output; what else is printed, and tracebacks, go to a log that
-//! stays only where the import failed.
+//! stays only where that failed.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
@@ -29,10 +29,10 @@ macro_rules! helper {
     };
 }
 
-const HELPER: [(&str, &str); 14] = helper! {
+const HELPER: [(&str, &str); 15] = helper! {
     "__init__.py" "__main__.py" "checkpoint.py" "compare.py" "dtypes.py" "environment.py"
-    "golden.py" "lightning_import.py" "onnx_route.py" "original.py" "report.py" "samples.py"
-    "torchscript_import.py" "torchscript_route.py"
+    "golden.py" "lightning_import.py" "onnx_route.py" "original.py" "original_route.py" "report.py"
+    "samples.py" "torchscript_import.py" "torchscript_route.py"
 };
 /// An interpreter.
 #[derive(Debug, Clone)]
@@ -218,7 +218,7 @@ impl Python {
 
     /// The helper ended otherwise than it should.
     fn broken(&self, how: &str, log: NamedTempFile) -> Failure {
-        let message = format!("{} did not finish the import", self.exe.display());
+        let message = format!("{} did not get to the end", self.exe.display());
         let failure = self.with_log(Failure::new(Exit::Failed, message).because(how), log);
         failure.next("see the log; with not enough memory the system ends a process")
     }
