@@ -21,6 +21,7 @@ pub(crate) enum Exit {
     Unauthorised = 6,
     Busy = 7,
     ServerFailed = 8,
+    Differs = 9,
     Interrupted = 130,
 }
 
@@ -36,6 +37,7 @@ Exit codes:
   6    the node refused the token (HTTP 401, 403), or there is none
   7    the node is busy or ran out of time or space: try again (HTTP 429, 503, 504, 507)
   8    the node or the predictor failed (other HTTP 5xx)
+  9    a route's answers differ from the original's by more than the tolerance ('compare')
   130  interrupted by Ctrl-C";
 
 impl Exit {
@@ -55,6 +57,7 @@ impl Exit {
             Self::Unauthorised => "unauthorised",
             Self::Busy => "busy",
             Self::ServerFailed => "server_failed",
+            Self::Differs => "differs",
             Self::Interrupted => "interrupted",
         }
     }
@@ -240,6 +243,7 @@ mod tests {
             Exit::Unauthorised,
             Exit::Busy,
             Exit::ServerFailed,
+            Exit::Differs,
             Exit::Interrupted,
         ];
         let documented: Vec<u8> = EXIT_CODES

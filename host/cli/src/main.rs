@@ -17,6 +17,7 @@ mod backend;
 mod build;
 mod cli;
 mod client;
+mod compare;
 mod environment;
 mod exit;
 mod import;

@@ -14,7 +14,7 @@ use crate::sdk::Dependency;
 /// The request to try the deployment with.
 const SAMPLE: &str = "sample.json";
 /// How the folder was made; `dunlin compare` finds the original by it.
-const ORIGIN: &str = "import.json";
+pub(crate) const ORIGIN: &str = "import.json";
 
 /// What is written besides the models.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ mod tensor_spec;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use exported::{Exported, import_exported};
-pub(crate) use files::{Description, write_files};
+pub(crate) use files::{Description, ORIGIN, write_files};
 pub(crate) use python::Python;
 pub(crate) use rehearsal::{Engines, Rehearsal, rehearse};
 pub(crate) use staging::{Destination, Staging};

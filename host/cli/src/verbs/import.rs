@@ -339,7 +339,7 @@ fn kebab(text: &str) -> String {
     name.trim_matches('-').to_owned()
 }
 
-fn argument(text: &str) -> Result<(String, Value), String> {
+pub(super) fn argument(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())

@@ -2,6 +2,7 @@
 
 mod backend;
 mod build;
+mod compare;
 mod completion;
 mod delete;
 mod deploy;
@@ -13,7 +14,7 @@ mod inspect;
 mod logs;
 mod new;
 mod package;
-mod predict;
+pub(crate) mod predict;
 pub(crate) mod serve;
 mod version;
 
@@ -32,6 +33,7 @@ pub(crate) enum Verb {
     Deploy(deploy::Args),
     Get(get::Args),
     Predict(predict::Args),
+    Compare(compare::Args),
     Logs(logs::Args),
     Delete(delete::Args),
     Serve(serve::Args),
@@ -53,6 +55,7 @@ impl Verb {
             Self::Deploy(args) => deploy::run(args, context).await,
             Self::Get(args) => get::run(args, context).await,
             Self::Predict(args) => predict::run(args, context).await,
+            Self::Compare(args) => compare::run(args, context).await,
             Self::Logs(args) => logs::run(args, context).await,
             Self::Delete(args) => delete::run(args, context).await,
             Self::Backend(args) => backend::run(args, context).await,

@@ -126,7 +126,7 @@ fn read_bounded(reader: impl Read, name: &Path) -> Result<Bytes, Failure> {
 }
 
 /// The type of a file by its extension; without one, JSON is recognised by its look.
-fn content_type(extension: Option<&str>, body: &[u8]) -> &'static str {
+pub(crate) fn content_type(extension: Option<&str>, body: &[u8]) -> &'static str {
     match extension.map(str::to_ascii_lowercase).as_deref() {
         Some("json") => "application/json",
         Some("txt" | "text" | "md") => "text/plain; charset=utf-8",

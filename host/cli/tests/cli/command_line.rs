@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::user::{User, sdk};
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 14] = [
     "new",
     "build",
     "package",
@@ -15,6 +15,7 @@ const VERBS: [&str; 13] = [
     "deploy",
     "get",
     "predict",
+    "compare",
     "logs",
     "delete",
     "serve",
