@@ -2,8 +2,6 @@
 //! sources as they are, and a manifest of their own made from the workspace's. What cannot be
 //! carried over stops the build, so the two cannot drift apart.
 
-#![expect(clippy::print_stdout, reason = "how a build script speaks to Cargo")]
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -397,7 +397,7 @@ mod tests {
     fn what_the_guest_is_told_is_short() {
         let mut guest = guest(1 << 20);
         let asked = graph::Host::load_by_name(&mut guest, "n".repeat(1 << 19)).unwrap();
-        let error = asked.err().expect("there is no such model");
+        let error = asked.expect_err("there is no such model");
         let text = errors::HostError::data(&mut guest, error).unwrap();
         assert_eq!(text.len(), ERROR_BYTES_MAX);
     }
