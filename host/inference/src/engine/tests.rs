@@ -416,13 +416,13 @@ async fn only_a_busy_engine_waits_for_more() {
     let three = ask(&model, &[3]).await;
     open.send(()).unwrap();
     assert_eq!(values(first.await), [1]);
-    open.send(()).unwrap();
     let mut three = three;
     assert!(
         still_waits(&mut three).await,
         "two are not the three preferred"
     );
     let four = ask(&model, &[4]).await;
+    open.send(()).unwrap();
     assert_eq!(values(two.await), [2]);
     assert_eq!(values(three.await), [3]);
     assert_eq!(values(four.await), [4]);
