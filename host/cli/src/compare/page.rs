@@ -13,7 +13,7 @@ const STYLE: &str = "
   --bar: #2f6fb3; --more: #a9c8e8; --best: #1a7f4b; --far: #c0392b; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #9aa4ae; --line: #343b43;
   --page: #14181d; --bar: #5a9bdc; --more: #2f4d6c; --best: #45b97c; --far: #ef7565; } }
-body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; background: var(--page);
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; background: var(--page);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1rem; margin: 2rem 0 .25rem; }
 p, li, caption, dd { color: var(--dim); } .verdict { color: var(--ink); font-size: 1.1rem; }
@@ -22,9 +22,9 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td.remark { text-align: left;
-  white-space: normal; color: var(--dim); }
+  white-space: normal; min-width: 6rem; color: var(--dim); }
 .best { color: var(--best); font-weight: 600; } .far { color: var(--far); font-weight: 600; }
-svg { width: 100%; height: auto; display: block; } svg text { font: 13px system-ui, sans-serif;
+svg { width: 100%; max-width: 62rem; height: auto; display: block; } svg text { font: 13px system-ui, sans-serif;
   fill: var(--ink); font-variant-numeric: tabular-nums; } svg .dim { fill: var(--dim); }
 svg .bar { fill: var(--bar); } svg .more { fill: var(--more); } svg .winner { fill: var(--best); }
 svg .aside { fill: var(--dim); }
