@@ -19,17 +19,15 @@ fn digits_folder(path: &str) -> PathBuf {
     repository().join("predictors/digits").join(path)
 }
 
-/// The arguments to compare a package of digits with.
+/// The arguments to compare a package of digits with, for a short time unless `more` says for how long.
 fn arguments(package: &Path, more: &[&str]) -> Vec<OsString> {
     let mut export = OsString::from("digits=");
     export.push(digits_folder("models/digits.pt"));
     let mut arguments: Vec<OsString> = vec!["compare".into(), package.into()];
-    arguments.extend([
-        "--model".into(),
-        export,
-        "--duration".into(),
-        "200ms".into(),
-    ]);
+    arguments.extend(["--model".into(), export]);
+    if !more.contains(&"--duration") {
+        arguments.extend(["--duration", "200ms"].map(OsString::from));
+    }
     arguments.extend(more.iter().map(OsString::from));
     arguments
 }
@@ -230,7 +228,7 @@ fn a_route_beyond_the_tolerance_fails_and_names_the_worst() {
 fn a_request_that_is_refused_is_named() {
     let cli = Cli::new();
     fs::write(cli.path("wrong.json"), "{\"pixels\": 1}").expect("the home is the test's");
-    let mut given = arguments(&package("digits"), &["--requests", "wrong.json"]);
+    let given = arguments(&package("digits"), &["--requests", "wrong.json"]);
     let refused = compare(&cli, None, &given);
     let _ = refused.exit(4);
     assert!(
@@ -239,8 +237,13 @@ fn a_request_that_is_refused_is_named() {
         refused.stderr
     );
 
-    given.extend(["--duration".into(), "1h".into()]);
-    let _ = compare(&cli, None, &given).exit(2);
+    let too_long = compare(&cli, None, &with_samples(&["--duration", "1h"]));
+    let _ = too_long.exit(2);
+    assert!(
+        too_long.stderr.contains("a time such as 3s"),
+        "{}",
+        too_long.stderr
+    );
 }
 
 /// The checkpoint and the class of digits, for a Python.
@@ -347,8 +350,7 @@ fn an_original_that_cannot_be_run_is_told_first() {
 /// Starts a comparison that goes on for long, and waits until its node runs.
 fn begin(cli: &Cli, temporary: &Path) -> Child {
     fs::create_dir(temporary).expect("the home is the test's");
-    let mut arguments = with_samples(&[]);
-    arguments.extend(["--duration".into(), "600s".into()]);
+    let arguments = with_samples(&["--duration", "600s"]);
     let child = cli
         .command()
         .args(arguments)

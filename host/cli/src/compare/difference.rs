@@ -222,7 +222,12 @@ mod tests {
     #[test]
     fn the_largest_differences_and_the_worst_element_are_found() {
         let expected = rows(&[100.0, 0.0, -1.0, 2.0]);
-        let near = between("y", &expected, &rows(&[101.0, 0.1, -1.0, 2.0]), TOLERANCE);
+        let near = between(
+            "y",
+            &expected,
+            &rows(&[101.0, 0.0625, -1.0, 2.0]),
+            TOLERANCE,
+        );
         assert_eq!((near.absolute, near.outside, &near.worst), (1.0, 0, &None));
         assert!((near.relative - 0.01).abs() < 1e-9, "{near:?}");
 
