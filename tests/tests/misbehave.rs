@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use dunlin_tests::{Answer, Node, NodeOptions, Variant, package, send, until_async};
+use dunlin_tests::{Answer, Node, NodeOptions, Variant, package, send, until, until_async};
 use futures_util::{StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -184,14 +184,14 @@ async fn a_secret_of_the_guest_is_for_the_log() {
         if !inside.is_empty() {
             let id = answer.header("x-request-id");
             assert!(!answer.text().contains(inside), "{behaviour}");
-            let log = node.log();
-            let line = log
-                .lines()
-                .find(|line| line.contains(id) && line.contains(inside));
-            assert!(
-                line.is_some(),
-                "{behaviour}: the log tells what happened to {id}"
-            );
+            let what = format!("{behaviour}: the log tells what happened to {id}");
+            until(&what, Duration::from_secs(5), || {
+                let log = node.log();
+                let mut lines = log.lines();
+                lines
+                    .any(|line| line.contains(id) && line.contains(inside))
+                    .then_some(())
+            });
         }
     }
 }
@@ -390,6 +390,10 @@ async fn a_flood_of_the_log_ends() {
         .await
         .ok();
     let id = answer.header("x-request-id");
+    // The log is written beside the requests.
+    until("the log ends", Duration::from_secs(5), || {
+        node.log().contains("the rest is dropped").then_some(())
+    });
     let logged = node.log().matches(id).count();
     assert!(logged > 100 && logged < 1000, "{logged} of 100,000 entries");
     assert_eq!(node.log().matches("the rest is dropped").count(), 1);

@@ -239,8 +239,8 @@ async fn models_without_a_predictor_are_served() {
     });
     node.deploy(&models.path()).await;
     check_logits(&node.post_json(INFER, &question()).await);
-    let error = node.post_json("/digits", &json!({})).await.error(404);
-    assert!(error.contains("/v2/models/digits/infer"), "{error}");
+    let error = node.post_json("/digits", &json!({})).await.error(400);
+    assert!(error.contains(r#"send {"inputs""#), "{error}");
 
     let two = Variant::of("digits", |yaml| {
         let second = yaml["predictor"]["models"][0].clone();
