@@ -31,7 +31,8 @@ Chores:
   backends        Install the native engines for the tests, fetch the ONNX project's cases, and print
                   the variables by which a test run by hand finds them
   guests          Compile and package the predictors and the guests of the tests
-  bench           Measure, and write docs/measurements.md
+  bench [--with lightning] [--short]
+                  Measure, and write docs/measurements.md; with PyTorch also ResNet-18 and an encoder
 
 Build output goes to target/, or to $CARGO_TARGET_DIR.
 ";

@@ -4,7 +4,7 @@
 //! exported to. [`routes`] says which ways there are. Each that applies is deployed on a node of its
 //! own ([`node`]), asked for the golden samples and the recorded requests, and put under load
 //! ([`measure`]); the [`original`] module runs in the user's Python. A [`Report`] holds what came of
-//! it, which [`page`] draws. Nothing here prints.
+//! it, which [`mod@page`] draws. Nothing here prints.
 
 mod agreement;
 mod difference;

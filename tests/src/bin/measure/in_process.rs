@@ -40,7 +40,7 @@ impl InProcess {
     pub(crate) fn run(&self, duration: Duration) -> Result<Calls> {
         let output = Command::new(&self.program)
             .current_dir(repository())
-            .args([MODEL, &duration.as_millis().to_string()])
+            .args([MODEL, &duration.as_millis().to_string(), "tract"])
             .output()
             .with_context(|| format!("cannot run {}", self.program.display()))?;
         let complaint = String::from_utf8_lossy(&output.stderr);

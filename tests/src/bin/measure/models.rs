@@ -117,7 +117,7 @@ pub(crate) fn measure(
     let connections = 2 * workers;
     let home = home.join("models");
     fs::create_dir(&home).with_context(|| format!("cannot make {}", home.display()))?;
-    let node = node::start(&home)?;
+    let node = node::start(&home, node::Engines::Installed)?;
     let mut contests = Vec::new();
     for reference in &REFERENCES {
         let file = models.join(reference.name).with_extension("onnx");

@@ -51,7 +51,7 @@ pub(crate) struct Start {
 pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone> {
     println!("\nA node on its own: memory, start");
     let question = digits()?;
-    let node = start(home)?;
+    let node = start(home, Engines::Embedded)?;
     thread::sleep(plan.settle);
     let empty = node.memory()?;
     let deploy = deploy(client, &node)?;
@@ -66,7 +66,7 @@ pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone>
             node.stop()?;
         }
         let began = Instant::now();
-        let started = start(home)?;
+        let started = start(home, Engines::Embedded)?;
         ready.push(ms(began.elapsed()));
         ask(client, &started, &question)?;
         prediction.push(ms(began.elapsed()));
@@ -114,13 +114,25 @@ pub(crate) fn digits() -> Result<DigitsQuestion> {
     })
 }
 
+/// Which engines a node finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engines {
+    /// tract alone.
+    Embedded,
+    /// Those of the folder that `DUNLIN_BACKENDS` names too.
+    Installed,
+}
+
 /// With the defaults of a node, its log included.
-pub(crate) fn start(home: &Path) -> Result<Server> {
+pub(crate) fn start(home: &Path, engines: Engines) -> Result<Server> {
     let mut command = Command::new(binary());
     command
         .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
         .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
         .arg(home.join("data"));
+    if engines == Engines::Embedded {
+        command.env("DUNLIN_BACKENDS", home.join("none"));
+    }
     Server::start(&mut command, &home.join("node.log"))
 }
 
