@@ -116,3 +116,34 @@ pub fn check_binary_logits(answer: &Answer) {
     let floats = tensor.as_chunks().0.iter();
     check_floats(floats.map(|bytes| f32::from_le_bytes(*bytes)));
 }
+
+/// The logits of each row, asked for and given in the protocol's binary form.
+///
+/// # Panics
+/// The answer is another.
+pub async fn infer_binary(node: &Node, pixels: &[[f32; 64]]) -> Vec<[f32; 10]> {
+    let flat = pixels.as_flattened();
+    let tensors: Vec<u8> = flat.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+    let question = Binary {
+        head: json!({
+            "inputs": [{
+                "name": "pixels", "datatype": "FP32", "shape": [pixels.len(), 1, 8, 8],
+                "parameters": {"binary_data_size": tensors.len()},
+            }],
+            "parameters": {"binary_data_output": true},
+        }),
+        tensors,
+    };
+    let answer = question.send(node).await.ok();
+    let length = answer.header("inference-header-content-length");
+    let (head, tensor) = answer.body.split_at(length.parse().expect("a length"));
+    let head: Value = serde_json::from_slice(head).expect("the head is JSON");
+    let output = &head["outputs"][0];
+    assert_eq!(output["name"], "logits");
+    assert_eq!(output["shape"], json!([pixels.len(), 10]));
+    assert_eq!(output["parameters"]["binary_data_size"], tensor.len());
+    assert_eq!(output["data"], Value::Null);
+    let floats = tensor.as_chunks().0.iter();
+    let floats: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    floats.as_chunks().0.to_vec()
+}

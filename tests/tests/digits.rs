@@ -1,19 +1,17 @@
 //! The digits predictor over HTTP answers as the original PyTorch module does, and refuses what it
 //! cannot read.
 
-use dunlin_tests::{Golden, HeldOut, Node, NodeOptions, package, pixels_json, png, send};
+use dunlin_tests::{
+    Golden, HeldOut, Node,
+    infer::{digits, infer_binary},
+    pixels_json, png, send,
+};
 use futures_util::{StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 const EXPECTED: &str = "send {\"pixels\": 8 rows of 8 numbers from 0 (no ink) to 16} as JSON, or \
                         one PNG or JPEG";
-
-async fn digits() -> Node {
-    let node = Node::start(&NodeOptions::default());
-    node.deploy(&package("digits")).await;
-    node
-}
 
 /// Sends every held-out image in the form that `body` gives it.
 async fn check_held_out(body: impl Fn(&[u8; 64]) -> (&'static str, Vec<u8>)) {
@@ -77,7 +75,8 @@ async fn tensors_give_the_golden_logits() {
     for rows in [golden.pixels.len(), 5, 1] {
         for (pixels, logits) in golden.pixels.chunks(rows).zip(golden.logits.chunks(rows)) {
             check_close(&infer_json(&node, pixels).await, logits, 1e-4);
-            check_close(&infer_binary(&node, pixels).await, logits, 1e-4);
+            let binary = infer_binary(&node, pixels).await;
+            check_close(binary.as_flattened(), logits, 1e-4);
         }
     }
 }
@@ -96,38 +95,6 @@ async fn infer_json(node: &Node, pixels: &[[f32; 64]]) -> Vec<f32> {
     let data = output["data"].as_array().expect("a list");
     let numbers = data.iter().map(|number| number.as_f64().expect("a number"));
     numbers.map(|number| number as f32).collect()
-}
-
-async fn infer_binary(node: &Node, pixels: &[[f32; 64]]) -> Vec<f32> {
-    let tensor: Vec<u8> = pixels
-        .as_flattened()
-        .iter()
-        .flat_map(|p| p.to_le_bytes())
-        .collect();
-    let head = json!({
-        "inputs": [{
-            "name": "pixels", "datatype": "FP32", "shape": [pixels.len(), 1, 8, 8],
-            "parameters": {"binary_data_size": tensor.len()},
-        }],
-        "parameters": {"binary_data_output": true},
-    });
-    let head = head.to_string();
-    let request = node
-        .request(Method::POST, "/v2/models/digits/infer")
-        .header("inference-header-content-length", head.len())
-        .body([head.as_bytes(), &tensor].concat());
-    let answer = send(request).await.ok();
-    let json_length: usize = answer
-        .header("inference-header-content-length")
-        .parse()
-        .expect("a length");
-    let (head, tensor) = answer.body.split_at(json_length);
-    let head: Value = serde_json::from_slice(head).expect("the head is JSON");
-    let output = &head["outputs"][0];
-    assert_eq!(output["parameters"]["binary_data_size"], tensor.len());
-    assert_eq!(output["data"], Value::Null);
-    let floats = tensor.as_chunks().0.iter();
-    floats.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 /// A PNG that says it has 60,000 × 60,000 pixels, and has none.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use dunlin_tests::{
-    Cli, Golden, HeldOut, Node, NodeOptions, Variant, backends, pixels_json, repository, send,
+    Cli, Golden, HeldOut, Node, NodeOptions, Variant, backends, infer::infer_binary, pixels_json,
+    repository,
 };
 use futures_util::{StreamExt as _, stream};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 const TOLERANCE: f32 = 1e-4;
@@ -92,13 +92,17 @@ async fn check(route: Route, folder: Option<PathBuf>) {
         .iter()
         .map(|pixels| pixels.map(f32::from))
         .collect();
-    let labels: Vec<u64> = infer(node, &pixels).await.iter().map(largest).collect();
+    let labels: Vec<u64> = infer_binary(node, &pixels)
+        .await
+        .iter()
+        .map(largest)
+        .collect();
     assert_eq!(labels, predicted, "as tensors");
 
     let golden = Golden::read();
     for rows in [golden.pixels.len(), 1] {
         for (pixels, expected) in golden.pixels.chunks(rows).zip(golden.logits.chunks(rows)) {
-            let got = infer(node, pixels).await;
+            let got = infer_binary(node, pixels).await;
             let pairs = got.as_flattened().iter().zip(expected.as_flattened());
             for (got, expected) in pairs {
                 assert!(
@@ -109,36 +113,6 @@ async fn check(route: Route, folder: Option<PathBuf>) {
             assert_eq!(got.len(), expected.len());
         }
     }
-}
-
-/// The logits of each row, asked for in the protocol's binary form.
-async fn infer(node: &Node, pixels: &[[f32; 64]]) -> Vec<[f32; 10]> {
-    let flat = pixels.as_flattened();
-    let tensor: Vec<u8> = flat.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
-    let head = json!({
-        "inputs": [{
-            "name": "pixels", "datatype": "FP32", "shape": [pixels.len(), 1, 8, 8],
-            "parameters": {"binary_data_size": tensor.len()},
-        }],
-        "parameters": {"binary_data_output": true},
-    });
-    let head = head.to_string();
-    let request = node
-        .request(Method::POST, "/v2/models/digits/infer")
-        .header("inference-header-content-length", head.len())
-        .body([head.as_bytes(), &tensor].concat());
-    let answer = send(request).await.ok();
-    let json_len: usize = answer
-        .header("inference-header-content-length")
-        .parse()
-        .expect("the answer is binary");
-    let (head, tensor) = answer.body.split_at(json_len);
-    let head: Value = serde_json::from_slice(head).expect("the head is JSON");
-    assert_eq!(head["outputs"][0]["name"], "logits");
-    assert_eq!(head["outputs"][0]["shape"], json!([pixels.len(), 10]));
-    let floats = tensor.as_chunks().0.iter();
-    let floats: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    floats.as_chunks().0.to_vec()
 }
 
 fn largest(logits: &[f32; 10]) -> u64 {

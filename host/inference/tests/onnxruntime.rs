@@ -1,6 +1,8 @@
 //! ONNX Runtime through the registry: what it answers, takes and refuses, and that it can be shared
 //! and given back.
 
+#[path = "support/answered.rs"]
+mod answered;
 #[path = "support/models.rs"]
 mod models;
 mod support;
@@ -8,6 +10,7 @@ mod support;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use answered::ANSWERED;
 use dunlin_inference::{
     BackendKind, BackendPaths, BackendState, Backends, DType, GraphOptimization, InferenceError,
     LoadRequest, Model, ModelOptions, ModelSource, OnnxRuntimeOptions, Registry, Tensor, one_line,
@@ -34,40 +37,7 @@ async fn answers_are_those_of_the_original() {
     let Some(registry) = support::registry(ONNXRUNTIME) else {
         return;
     };
-    let names = [
-        "fixed",
-        "digits",
-        "pairs",
-        "attention",
-        "shape",
-        "identity_bool",
-        "identity_u8",
-        "identity_u16",
-        "identity_u32",
-        "identity_u64",
-        "identity_i8",
-        "identity_i16",
-        "identity_i32",
-        "identity_i64",
-        "identity_f16",
-        "identity_f32",
-        "identity_f64",
-        "several",
-        "nameless",
-        "expression",
-        "implied_nameless",
-        "implied_named",
-        "implied_late",
-        "broadcast",
-        "depth",
-        "passed",
-        "nonzero",
-        "outer",
-        "pick",
-        "quantize",
-        "external",
-    ];
-    for name in names {
+    for name in ANSWERED {
         let request = LoadRequest {
             golden: sample(&file(&format!("{name}.safetensors"))),
             ..request(name)

@@ -1,26 +1,29 @@
 //! Real ONNX models through the registry and tract, against what onnxruntime made of them.
 //! `models/make.py` makes the models and the samples.
 
+#[path = "support/answered.rs"]
+mod answered;
+#[expect(dead_code, reason = "what is held to another tolerance here")]
+#[path = "support/models.rs"]
+mod models;
+
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use answered::ANSWERED;
 use dunlin_inference::{
     BackendKind, DType, Golden, GoldenSample, InferenceError, LoadRequest, Model, ModelOptions,
-    ModelSource, NamedTensors, Registry, Tensor, Tolerance, one_line,
+    ModelSource, Registry, Tensor, Tolerance, one_line,
 };
+
+use models::{file, named};
 
 /// Sums in another order than onnxruntime's.
 const CLOSE: Tolerance = Tolerance {
     relative: 1e-5,
     absolute: 1e-5,
 };
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/models")
-        .join(name)
-}
 
 fn request(name: &str) -> LoadRequest {
     LoadRequest {
@@ -64,48 +67,9 @@ fn zeros(shape: &[u64]) -> Tensor {
     Tensor::zeros(DType::F32, shape).expect("the shape is small")
 }
 
-fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> NamedTensors {
-    tensors
-        .map(|(name, tensor)| (name.to_owned(), tensor))
-        .into()
-}
-
 #[tokio::test]
 async fn answers_are_those_of_onnxruntime() {
-    let names = [
-        "fixed",
-        "digits",
-        "pairs",
-        "attention",
-        "shape",
-        "identity_bool",
-        "identity_u8",
-        "identity_u16",
-        "identity_u32",
-        "identity_u64",
-        "identity_i8",
-        "identity_i16",
-        "identity_i32",
-        "identity_i64",
-        "identity_f16",
-        "identity_f32",
-        "identity_f64",
-        "several",
-        "nameless",
-        "expression",
-        "implied_nameless",
-        "implied_named",
-        "implied_late",
-        "broadcast",
-        "depth",
-        "passed",
-        "nonzero",
-        "outer",
-        "pick",
-        "quantize",
-        "external",
-    ];
-    for name in names {
+    for name in ANSWERED {
         let request = LoadRequest {
             golden: Some(sample(name)),
             ..request(name)
