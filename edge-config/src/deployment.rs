@@ -1,6 +1,7 @@
 //! `dunlin.yaml`: what an author says of a predictor, its models and their bounds.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +30,10 @@ const LAYOUT: Layout = &[
         "predictor.models[].dynamic_batching",
         batching::DYNAMIC_BATCHING_KEYS,
     ),
+    (
+        "predictor.models[].instance_group",
+        model::INSTANCE_GROUP_KEYS,
+    ),
     ("predictor.models[].onnxruntime", model::ONNXRUNTIME_KEYS),
     ("predictor.models[].torchscript", model::TORCHSCRIPT_KEYS),
     ("predictor.models[].inputs[]", model::TENSOR_KEYS),
@@ -43,6 +48,8 @@ const LAYOUT: Layout = &[
             "deadline",
             "request_body",
             "response_body",
+            "requests_in_flight",
+            "weight",
         ],
     ),
 ];
@@ -133,6 +140,11 @@ pub struct Limits {
     /// Bytes, after decompression.
     pub request_body: u64,
     pub response_body: u64,
+    /// Requests of this deployment that are answered at once; more are refused.
+    pub requests_in_flight: u32,
+    /// Its share of the node's processors, and of engines that it shares, where there is not enough
+    /// for all: twice the weight, twice the share.
+    pub weight: NonZeroU32,
 }
 
 impl Deployment {
@@ -326,6 +338,9 @@ fn check_limits(section: &Section<'_>) -> Limits {
         ),
         request_body: section.size("request_body", 16 * MI, KI..=4 * GI),
         response_body: section.size("response_body", 16 * MI, KI..=4 * GI),
+        requests_in_flight: section.count_u32("requests_in_flight", 512, 1..=1_000_000),
+        weight: NonZeroU32::new(section.count_u32("weight", 1, 1..=1000))
+            .unwrap_or(NonZeroU32::MIN),
     }
 }
 

@@ -1,6 +1,8 @@
 //! One model of a deployment: its file, the backend that runs it and how, and what the file itself
 //! does not say.
 
+use std::time::Duration;
+
 use crate::batching::{self, Batching};
 use crate::name::ModelName;
 use crate::package_path::PackagePath;
@@ -12,11 +14,12 @@ pub(crate) const KEYS: &[&str] = &[
     "name",
     "path",
     "backend",
-    "workers",
+    "instance_group",
     "threads",
     "max_batch_size",
     "dynamic_batching",
     "max_queue_size",
+    "default_timeout_microseconds",
     "onnxruntime",
     "torchscript",
     "inputs",
@@ -27,13 +30,16 @@ pub(crate) const KEYS: &[&str] = &[
 pub(crate) const ONNXRUNTIME_KEYS: &[&str] =
     &["graph_optimization", "arena", "spinning", "memory_pattern"];
 pub(crate) const TORCHSCRIPT_KEYS: &[&str] = &["optimize_for_inference"];
+pub(crate) const INSTANCE_GROUP_KEYS: &[&str] = &["count"];
 pub(crate) const TENSOR_KEYS: &[&str] = &["name", "datatype", "shape"];
 pub(crate) const TOLERANCE_KEYS: &[&str] = &["relative", "absolute"];
 
-/// More workers or threads than an edge machine has cores for.
+/// More runs at once or threads than an edge machine has cores for.
 const THREADS_MAX: u32 = 256;
 /// Each waiting call keeps its tensors and its connection.
 const QUEUE_MAX: u32 = 1_000_000;
+/// In microseconds; no request has more time than an hour.
+const TIMEOUT_MAX: u64 = 3_600_000_000;
 /// As many tensors as a signature is ever written by hand with.
 const TENSORS_MAX: usize = 1024;
 /// What the host takes; see `RANK_MAX` there.
@@ -44,14 +50,17 @@ pub struct Model {
     pub name: ModelName,
     pub path: PackagePath,
     pub backend: BackendChoice,
-    /// Calls that run at once, besides those that are so short that they run where they arrive.
-    pub workers: u32,
+    /// Calls that run at once, besides those that are so short that they run where they arrive:
+    /// `instance_group.count`.
+    pub instances: u32,
     /// Threads that one run may use.
     pub threads: u32,
     /// Calls share runs.
     pub batching: Option<Batching>,
     /// Calls that may wait for a run; more are refused.
     pub max_queue_size: u32,
+    /// A call that has waited so long for a run is refused: `default_timeout_microseconds`.
+    pub queue_timeout: Option<Duration>,
     pub onnxruntime: OnnxRuntimeSettings,
     pub torchscript: TorchScriptSettings,
     /// What the file does not say. Where it does, both must agree.
@@ -193,12 +202,15 @@ pub(crate) fn check(section: &Section<'_>) -> Option<Model> {
         );
     }
     let torchscript = section.section("torchscript");
+    let instance_group = section.section("instance_group");
+    let timeout = section.count("default_timeout_microseconds", 0, 0..=TIMEOUT_MAX);
     let tolerance = section.section("tolerance");
     Some(Model {
-        workers: section.count_u32("workers", 1, 1..=THREADS_MAX),
+        instances: instance_group.count_u32("count", 1, 1..=THREADS_MAX),
         threads: section.count_u32("threads", 1, 1..=THREADS_MAX),
         batching: batching::check(section),
         max_queue_size: section.count_u32("max_queue_size", 256, 1..=QUEUE_MAX),
+        queue_timeout: (timeout > 0).then(|| Duration::from_micros(timeout)),
         onnxruntime: check_onnxruntime(&section.section("onnxruntime")),
         torchscript: TorchScriptSettings {
             optimize_for_inference: torchscript.flag("optimize_for_inference", false),
@@ -331,8 +343,9 @@ mod tests {
     fn a_model_that_says_everything_and_one_that_says_nothing() {
         let full = model(
             "      backend: torchscript
-      workers: 2
+      instance_group: {count: 2}
       threads: 3
+      default_timeout_microseconds: 1500
       onnxruntime: {graph_optimization: basic, arena: false, spinning: true, memory_pattern: true}
       torchscript: {optimize_for_inference: true}
       inputs:
@@ -341,7 +354,8 @@ mod tests {
       outputs: [{name: logits, datatype: INT64, shape: [-1, 10]}]
 ",
         );
-        assert_eq!((full.workers, full.threads), (2, 3));
+        assert_eq!((full.instances, full.threads), (2, 3));
+        assert_eq!(full.queue_timeout, Some(Duration::from_micros(1500)));
         assert_eq!(
             full.onnxruntime,
             OnnxRuntimeSettings {
@@ -370,7 +384,8 @@ mod tests {
         );
 
         let plain = model("");
-        assert_eq!((plain.workers, plain.threads), (1, 1));
+        assert_eq!((plain.instances, plain.threads), (1, 1));
+        assert_eq!(plain.queue_timeout, None);
         assert_eq!(
             plain.onnxruntime,
             OnnxRuntimeSettings {

@@ -1,5 +1,6 @@
 //! Whole files: what they mean, and what is said of those that are wrong.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::*;
@@ -20,7 +21,7 @@ predictor:
       tolerance: {relative: 1e-3, absolute: 0}
     - {name: other, path: models/other.pt}
 instances: {policy: fresh, max: 3, calls_max: 7, idle_timeout: 2m}
-limits: {memory: 1Gi, tensor_memory: 10M, deadline: 250ms, request_body: 512Ki, response_body: 4096}
+limits: {memory: 1Gi, tensor_memory: 10M, deadline: 250ms, request_body: 512Ki, response_body: 4096, requests_in_flight: 9, weight: 3}
 ";
 
 #[test]
@@ -83,6 +84,8 @@ fn a_deployment_that_says_everything() {
             deadline: Duration::from_millis(250),
             request_body: 512 << 10,
             response_body: 4096,
+            requests_in_flight: 9,
+            weight: NonZeroU32::new(3).unwrap(),
         }
     );
 }
@@ -175,7 +178,7 @@ fn what_is_said_of_one_wrong_line() {
     check(
         "limits: 5",
         &[
-            "dunlin.yaml:4: limits: 5 is not a mapping; its keys are memory, tensor_memory, deadline, request_body, response_body",
+            "dunlin.yaml:4: limits: 5 is not a mapping; its keys are memory, tensor_memory, deadline, request_body, response_body, requests_in_flight, weight",
         ],
     );
     check(
@@ -213,7 +216,7 @@ fn what_is_said_of_one_wrong_line() {
     check(
         "  models: [m]",
         &[
-            "dunlin.yaml:4: predictor.models[0]: m is not a mapping; its keys are name, path, backend, workers, threads, max_batch_size, dynamic_batching, max_queue_size, onnxruntime, torchscript, inputs, outputs, golden, tolerance",
+            "dunlin.yaml:4: predictor.models[0]: m is not a mapping; its keys are name, path, backend, instance_group, threads, max_batch_size, dynamic_batching, max_queue_size, default_timeout_microseconds, onnxruntime, torchscript, inputs, outputs, golden, tolerance",
         ],
     );
     check(

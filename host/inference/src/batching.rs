@@ -1,35 +1,52 @@
 //! How calls that wait for a model become runs: a bounded queue, and which of its calls go together.
 //!
-//! A run takes the oldest call and, where the model batches, younger ones with the same shapes behind
-//! the first dimension, up to a number of rows. It waits for more only where it was told to, and
-//! never for a call that found the engine idle. Calls whose callers are gone are dropped on the way.
+//! A run takes the call whose turn it is and, where the model batches, others with the same shapes
+//! behind the first dimension, up to a number of rows. It waits for more only where it was told to,
+//! and never for a call that found the engine idle. Calls whose callers are gone, or that
+//! have waited for too long, are dropped on the way.
+//!
+//! A run belongs either to one of the model's workers or to a caller: one whose run is known to be
+//! short does it itself, for itself and for those who wait. When it ends, the next such caller is
+//! given the run, and no other thread needs to be woken.
 
-use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::iter;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::fair::FairQueue;
 use crate::tensor::rows_alike;
 use crate::{BatchOptions, Tensor};
 
 /// A call that waits.
-pub(crate) trait Call {
+pub(crate) trait Call: Sized {
     fn inputs(&self) -> &[Tensor];
     fn called(&self) -> Instant;
-    /// Nobody waits for its answer any more.
-    fn is_gone(&self) -> bool;
+    /// Whose it is: owners share the queue by weight, and each has its own bound.
+    fn owner(&self) -> (usize, NonZeroU32);
+    /// Nobody waits for its answer any more, or it has waited for too long.
+    fn is_over(&self) -> bool;
+    /// Its caller can do a run.
+    fn can_lead(&self) -> bool;
+    /// Gives its caller a run.
+    fn lead(self, run: Run<Self>);
+    /// It will not be run.
+    fn give_up(self);
 }
 
-pub(crate) struct Queue<C> {
+pub(crate) struct Queue<C: Call> {
     state: Mutex<State<C>>,
     /// A call came, a run ended, or the queue was closed.
     changed: Condvar,
     bound: usize,
     runs_max: usize,
     batching: Option<BatchOptions>,
+    /// The engine prepares something for each number of rows: few different ones are better.
+    few_sizes: bool,
 }
 
 struct State<C> {
-    waiting: VecDeque<Waiting<C>>,
+    waiting: FairQueue<usize, Waiting<C>>,
     running: usize,
     closed: bool,
 }
@@ -40,18 +57,25 @@ struct Waiting<C> {
     found_idle: bool,
 }
 
-/// The right to one of the model's runs, given back when it is dropped.
-pub(crate) struct Run<'q, C> {
-    queue: &'q Queue<C>,
+/// The right to one of the model's runs. Dropped, it goes to a call that waits.
+pub(crate) struct Run<C: Call> {
+    queue: Arc<Queue<C>>,
 }
 
 /// Calls for one run of the engine.
-pub(crate) struct Batch<'q, C> {
-    /// Oldest first; none where every call was found without a caller.
+pub(crate) struct Batch<C: Call> {
+    /// Empty where every call was found without a caller.
     pub(crate) calls: Vec<C>,
-    /// What was found without a caller on the way.
-    pub(crate) gone: Vec<C>,
-    _run: Run<'q, C>,
+    _run: Run<C>,
+}
+
+/// What becomes of a call that can do its run itself.
+pub(crate) enum Entered<C: Call> {
+    /// The run is its own.
+    Leads(C, Run<C>),
+    Waits,
+    /// As many calls of its owner wait as may.
+    Full(C),
 }
 
 /// What a worker that is free finds.
@@ -64,11 +88,16 @@ enum Next {
 }
 
 impl<C: Call> Queue<C> {
-    /// At most `bound` calls wait, and at most `runs_max` runs are under way.
-    pub(crate) fn new(bound: usize, runs_max: usize, batching: Option<BatchOptions>) -> Self {
-        Self {
+    /// At most `bound` calls of one owner wait, and at most `runs_max` runs are under way.
+    pub(crate) fn new(
+        bound: usize,
+        runs_max: usize,
+        batching: Option<BatchOptions>,
+        few_sizes: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             state: Mutex::new(State {
-                waiting: VecDeque::new(),
+                waiting: FairQueue::default(),
                 running: 0,
                 closed: false,
             }),
@@ -76,68 +105,66 @@ impl<C: Call> Queue<C> {
             bound,
             runs_max,
             batching,
-        }
-    }
-
-    pub(crate) fn batches(&self) -> bool {
-        self.batching.is_some()
-    }
-
-    /// Rows that one call may have, where the model batches.
-    pub(crate) fn rows_max(&self) -> Option<u64> {
-        let batching = self.batching.as_ref()?;
-        Some(batching.max_batch_size.get())
-    }
-
-    /// A run for a caller who does it itself, if one is free and nobody waits for it.
-    pub(crate) fn try_run(&self) -> Option<Run<'_, C>> {
-        let mut state = self.lock();
-        let free = state.running < self.runs_max && state.waiting.is_empty();
-        free.then(|| {
-            state.running += 1;
-            Run { queue: self }
+            few_sizes,
         })
     }
 
-    /// Gives the call back where as many wait as may.
-    pub(crate) fn push(&self, call: C) -> Result<(), C> {
+    pub(crate) fn batching(&self) -> Option<&BatchOptions> {
+        self.batching.as_ref()
+    }
+
+    /// For a call whose run is short: it is the call's own where the engine is idle.
+    pub(crate) fn enter(self: &Arc<Self>, call: C) -> Entered<C> {
         let mut state = self.lock();
-        if state.waiting.len() >= self.bound {
+        if state.running < self.runs_max && state.waiting.is_empty() {
+            state.running += 1;
+            let run = self.run();
+            return Entered::Leads(call, run);
+        }
+        match self.wait(&mut state, call) {
+            Ok(()) => Entered::Waits,
+            Err(call) => Entered::Full(call),
+        }
+    }
+
+    /// For a call that a worker is to run. Gives it back where as many of its owner wait as may.
+    pub(crate) fn push(&self, call: C) -> Result<(), C> {
+        self.wait(&mut self.lock(), call)
+    }
+
+    fn wait(&self, state: &mut State<C>, call: C) -> Result<(), C> {
+        let (owner, weight) = call.owner();
+        if state.waiting.len_of(owner) >= self.bound {
             // Those without a caller take nobody's place.
-            state.waiting.retain(|waiting| !waiting.call.is_gone());
-            if state.waiting.len() >= self.bound {
+            state.drop_over();
+            if state.waiting.len_of(owner) >= self.bound {
                 return Err(call);
             }
         }
         let found_idle = state.running == 0 && state.waiting.is_empty();
-        state.waiting.push_back(Waiting { call, found_idle });
-        drop(state);
-        self.changed.notify_one();
+        let for_worker = !call.can_lead();
+        let cost = rows(call.inputs());
+        let waiting = Waiting { call, found_idle };
+        state.waiting.push(owner, weight, cost, waiting);
+        if for_worker {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
     /// Takes the calls that nobody waits for out: what they hold is not kept until a run ends.
-    pub(crate) fn take_gone(&self) -> Vec<C> {
-        let mut state = self.lock();
-        let mut gone = Vec::new();
-        let mut at = 0;
-        while let Some(waiting) = state.waiting.get(at) {
-            if waiting.call.is_gone() {
-                gone.extend(state.waiting.remove(at).map(|waiting| waiting.call));
-            } else {
-                at += 1;
-            }
-        }
-        gone
+    pub(crate) fn drop_over(&self) {
+        self.lock().drop_over();
     }
 
-    /// How many calls may wait.
+    /// How many calls of one owner may wait.
     pub(crate) fn bound(&self) -> usize {
         self.bound
     }
 
-    /// Waits for calls and for a run to be free. None when the queue is closed and empty.
-    pub(crate) fn take(&self) -> Option<Batch<'_, C>> {
+    /// For a worker. Waits for calls and for a run to be free. None when the queue is closed and
+    /// empty.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Batch<C>> {
         let mut state = self.lock();
         loop {
             state = match self.next(&state) {
@@ -152,22 +179,22 @@ impl<C: Call> Queue<C> {
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 Next::Run => {
-                    let (calls, gone) = self.gather(&mut state);
-                    // Where all were without callers, nothing runs and they are counted.
+                    let calls = self.gather(&mut state);
                     state.running += 1;
                     let more = !state.waiting.is_empty();
                     drop(state);
                     if more {
                         self.changed.notify_one();
                     }
-                    return Some(Batch {
-                        calls,
-                        gone,
-                        _run: Run { queue: self },
-                    });
+                    return Some(Batch::new(calls, self.run()));
                 }
             };
         }
+    }
+
+    /// For a caller with a run: the calls that go with its own, up to so many rows in all.
+    pub(crate) fn take_with(&self, own: &[Tensor], rows_max: u64) -> Vec<C> {
+        self.gather_with(&mut self.lock(), own, rows_max)
     }
 
     /// Lets the workers end once no call waits.
@@ -190,51 +217,55 @@ impl<C: Call> Queue<C> {
             return Next::Run;
         }
         let end = oldest.call.called() + batching.max_queue_delay;
-        if Instant::now() >= end || batching.is_enough(self.rows_alike_waiting(state)) {
+        let waiting = state.rows_alike(oldest.call.inputs());
+        if Instant::now() >= end || batching.is_enough(waiting) {
             Next::Run
         } else {
             Next::WaitUntil(end)
         }
     }
 
-    /// The rows that would go into the next run if there were no bound.
-    fn rows_alike_waiting(&self, state: &State<C>) -> u64 {
-        let Some(oldest) = state.waiting.front() else {
-            return 0;
+    /// Takes what goes into one run out of the queue: the call whose turn it is and those that go
+    /// with it.
+    fn gather(&self, state: &mut State<C>) -> Vec<C> {
+        state.drop_over();
+        let Some(first) = state.waiting.pop() else {
+            return Vec::new();
         };
-        let alike = state
-            .waiting
-            .iter()
-            .filter(|waiting| alike(waiting.call.inputs(), oldest.call.inputs()));
-        alike.map(|waiting| rows(waiting.call.inputs())).sum()
+        let others = self.gather_with(state, first.call.inputs(), u64::MAX);
+        iter::once(first.call).chain(others).collect()
     }
 
-    /// Takes the oldest call and those that go with it out of the queue.
-    fn gather(&self, state: &mut State<C>) -> (Vec<C>, Vec<C>) {
-        let (mut calls, mut gone) = (Vec::new(), Vec::<C>::new());
-        let mut taken = 0;
-        let mut at = 0;
-        while let Some(waiting) = state.waiting.get(at) {
-            let call = &waiting.call;
-            let fits = |first: &C| {
-                self.batching.as_ref().is_some_and(|batching| {
-                    let rows = taken + rows(call.inputs());
-                    rows <= batching.max_batch_size.get() && alike(call.inputs(), first.inputs())
-                })
-            };
-            if call.is_gone() {
-                gone.extend(state.waiting.remove(at).map(|waiting| waiting.call));
-            } else if calls.first().is_none_or(fits) {
-                taken += rows(call.inputs());
-                calls.extend(state.waiting.remove(at).map(|waiting| waiting.call));
-                if self.batching.is_none() {
-                    break;
-                }
-            } else {
-                at += 1;
-            }
+    fn gather_with(&self, state: &mut State<C>, first: &[Tensor], rows_max: u64) -> Vec<C> {
+        let mut taken = rows(first);
+        let Some(rows_max) = self.rows_max(state, first, rows_max) else {
+            return Vec::new();
+        };
+        let others = state.waiting.pop_if(|waiting| {
+            let inputs = waiting.call.inputs();
+            let more = rows(inputs);
+            let goes = taken + more <= rows_max && !waiting.call.is_over() && alike(inputs, first);
+            taken += if goes { more } else { 0 };
+            goes
+        });
+        others.into_iter().map(|waiting| waiting.call).collect()
+    }
+
+    /// How many rows a run is to have at the most that begins with `first`; `None` where it has the
+    /// one call only.
+    fn rows_max(&self, state: &State<C>, first: &[Tensor], rows_max: u64) -> Option<u64> {
+        let max = self.batching.as_ref()?.max_batch_size.get().min(rows_max);
+        if !self.few_sizes {
+            return Some(max);
         }
-        (calls, gone)
+        let all = max.min(rows(first).saturating_add(state.rows_alike(first)));
+        Some(1 << all.max(1).ilog2())
+    }
+
+    fn run(self: &Arc<Self>) -> Run<C> {
+        Run {
+            queue: Arc::clone(self),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -243,15 +274,45 @@ impl<C: Call> Queue<C> {
     }
 }
 
-impl<C> Drop for Run<'_, C> {
+impl<C: Call> State<C> {
+    fn drop_over(&mut self) {
+        for waiting in self.waiting.remove_if(|waiting| waiting.call.is_over()) {
+            waiting.call.give_up();
+        }
+    }
+
+    /// The rows that wait and could go with these inputs.
+    fn rows_alike(&self, inputs: &[Tensor]) -> u64 {
+        let waiting = self.waiting.iter().map(|waiting| waiting.call.inputs());
+        let alike = waiting.filter(|waiting| alike(waiting, inputs));
+        alike.map(rows).sum()
+    }
+}
+
+impl<C: Call> Batch<C> {
+    pub(crate) fn new(calls: Vec<C>, run: Run<C>) -> Self {
+        Self { calls, _run: run }
+    }
+}
+
+impl<C: Call> Drop for Run<C> {
     fn drop(&mut self) {
-        let state = self.queue.state.lock();
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        state.running -= 1;
-        let waits = !state.waiting.is_empty();
+        let mut state = self.queue.lock();
+        state.drop_over();
+        let leader = match state.waiting.front() {
+            Some(next) if next.call.can_lead() => state.waiting.pop(),
+            Some(_) => {
+                self.queue.changed.notify_one();
+                None
+            }
+            None => None,
+        };
+        if leader.is_none() {
+            state.running -= 1;
+        }
         drop(state);
-        if waits {
-            self.queue.changed.notify_one();
+        if let Some(leader) = leader {
+            leader.call.lead(self.queue.run());
         }
     }
 }

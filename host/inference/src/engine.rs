@@ -6,21 +6,30 @@
 //! during a run are the next run together.
 
 use std::collections::HashMap;
+use std::iter;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, oneshot};
 
-use crate::batching::{self, Batch, Call, Queue};
+use crate::batching::{self, Batch, Call, Entered, Queue, Run};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::stats::Times;
 use crate::{
     Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Stats, Tensor,
 };
+
+/// Who calls: a deployment's counters, and its weight where deployments share the engine.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) weight: NonZeroU32,
+}
 
 /// Handing a call to a worker and its answer back takes 10 to 30 µs and two switches of threads; a
 /// run below this bound delays the other tasks of the caller's thread less than those do overall.
@@ -39,30 +48,133 @@ struct Shared {
     backend: &'static str,
     platform: &'static str,
     batched: bool,
-    queue: Queue<Job>,
+    queue_timeout: Option<Duration>,
+    queue: Arc<Queue<Job>>,
+    company: Company,
     /// The outputs of a batch did not have the rows of its inputs: the model's rows are not apart.
     inseparable: AtomicBool,
 }
 
-/// A call on its way to a worker.
-struct Job {
+/// Whether a call that finds the engine idle is likely to have others right behind it.
+///
+/// To see them it has to let go of its thread, which costs more than a short run. So who was alone
+/// several times is taken to stay so, but for a look now and then.
+#[derive(Default)]
+struct Company {
+    /// Calls since one had company.
+    alone: AtomicU32,
+}
+
+impl Company {
+    const SEVERAL: u32 = 8;
+    const LOOK: u32 = 64;
+
+    fn is_likely(&self) -> bool {
+        let alone = self.alone.load(Ordering::Relaxed);
+        alone < Self::SEVERAL || alone.is_multiple_of(Self::LOOK)
+    }
+
+    fn note(&self, has_company: bool) {
+        if has_company {
+            self.alone.store(0, Ordering::Relaxed);
+        } else {
+            self.alone.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One call of the model.
+struct Asked {
     inputs: Vec<Tensor>,
     called: Instant,
-    stats: Arc<Stats>,
-    answer: oneshot::Sender<Result<NamedTensors, InferenceError>>,
+    caller: Caller,
+}
+
+/// A call that waits for a run.
+struct Job {
+    asked: Asked,
+    /// By then it has a run, or is refused.
+    expires: Option<Instant>,
+    can_lead: bool,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+/// How a call's wait ends.
+enum Outcome {
+    Answer(Result<NamedTensors, InferenceError>),
+    /// The caller is to do this run, its own call first.
+    Lead(Asked, Run<Job>),
 }
 
 impl Call for Job {
     fn inputs(&self) -> &[Tensor] {
-        &self.inputs
+        &self.asked.inputs
     }
 
     fn called(&self) -> Instant {
-        self.called
+        self.asked.called
     }
 
-    fn is_gone(&self) -> bool {
-        self.answer.is_closed()
+    fn owner(&self) -> (usize, NonZeroU32) {
+        let caller = &self.asked.caller;
+        (Arc::as_ptr(&caller.stats).addr(), caller.weight)
+    }
+
+    fn is_over(&self) -> bool {
+        let in_time = |expires| Instant::now() < expires;
+        self.outcome.is_closed() || !self.expires.is_none_or(in_time)
+    }
+
+    fn can_lead(&self) -> bool {
+        self.can_lead
+    }
+
+    fn lead(self, run: Run<Job>) {
+        if let Err(Outcome::Lead(asked, _run)) = self.outcome.send(Outcome::Lead(self.asked, run)) {
+            asked.caller.stats.cancelled();
+        }
+    }
+
+    fn give_up(self) {
+        let (called, stats) = (self.asked.called, self.asked.caller.stats);
+        if self.outcome.is_closed() {
+            stats.cancelled();
+            return;
+        }
+        let waited = called.elapsed();
+        stats.failed(waited);
+        let error = InferenceError::QueueTimeout { waited };
+        // The caller may have gone meanwhile; then nobody wants the answer.
+        let _ = self.outcome.send(Outcome::Answer(Err(error)));
+    }
+}
+
+/// The inputs of several calls as those of one.
+struct Joined {
+    tensors: Vec<Tensor>,
+    started: Instant,
+    took: Duration,
+}
+
+impl Job {
+    fn new(
+        asked: Asked,
+        expires: Option<Instant>,
+        can_lead: bool,
+    ) -> (Self, oneshot::Receiver<Outcome>) {
+        let (outcome, waits) = oneshot::channel();
+        let job = Self {
+            asked,
+            expires,
+            can_lead,
+            outcome,
+        };
+        (job, waits)
+    }
+
+    fn answer(self, answer: Result<NamedTensors, InferenceError>) {
+        // The caller may have gone meanwhile; then nobody wants the answer.
+        let _ = self.outcome.send(Outcome::Answer(answer));
     }
 }
 
@@ -76,15 +188,22 @@ impl Engine {
         if options.batching.is_some() {
             check_batches(session.signature())?;
         }
-        let workers = options.workers.get();
-        let queue = Queue::new(options.queue_max.get(), workers, options.batching.clone());
+        let workers = options.instances.get();
+        let queue = Queue::new(
+            options.queue_max.get(),
+            workers,
+            options.batching.clone(),
+            session.prepares_sizes(),
+        );
         let engine = Engine {
             shared: Arc::new(Shared {
                 batched: session.signature().is_batched(),
                 session,
                 backend: backend.name(),
                 platform: backend.platform(),
+                queue_timeout: options.queue_timeout,
                 queue,
+                company: Company::default(),
                 inseparable: AtomicBool::new(false),
             }),
             golden_checks: Mutex::default(),
@@ -123,9 +242,10 @@ impl Engine {
 
     /// As Triton does: a call that would not fit into one run is not cut, but refused.
     pub(crate) fn check_rows(&self, inputs: &[Tensor]) -> Result<(), InferenceError> {
-        let Some(rows_max) = self.shared.queue.rows_max() else {
+        let Some(batching) = self.shared.queue.batching() else {
             return Ok(());
         };
+        let rows_max = batching.max_batch_size.get();
         let rows = inputs.iter().filter_map(|input| input.shape().first());
         let rows = rows.copied().max().unwrap_or(1);
         if rows > rows_max {
@@ -142,38 +262,50 @@ impl Engine {
         &self,
         inputs: Vec<Tensor>,
         called: Instant,
-        stats: &Arc<Stats>,
+        caller: &Caller,
     ) -> Result<NamedTensors, InferenceError> {
-        let shared = &*self.shared;
-        let estimate = shared.session.estimate(&inputs);
-        if estimate.is_some_and(|estimate| estimate < INLINE_MAX) {
-            if !shared.queue.batches() {
-                return shared.run(inputs, called, stats);
-            }
-            if let Some(_run) = shared.queue.try_run() {
-                return shared.run(inputs, called, stats);
-            }
+        let shared = &self.shared;
+        let short = shared.is_short(&inputs);
+        let batching = shared.queue.batching();
+        if short && batching.is_none() {
+            return shared.run(inputs, called, &caller.stats);
         }
-        let (answer, answered) = oneshot::channel();
-        let job = Job {
+        let asked = Asked {
             inputs,
             called,
-            stats: Arc::clone(stats),
-            answer,
+            caller: caller.clone(),
         };
-        if shared.queue.push(job).is_err() {
-            stats.failed(called.elapsed());
-            return Err(InferenceError::Overloaded {
-                waiting: shared.queue.bound(),
-            });
+        // Where calls are to wait for others, a worker watches the time.
+        let can_lead = short && batching.is_some_and(|batching| batching.max_queue_delay.is_zero());
+        let expires = shared.queue_timeout.map(|timeout| called + timeout);
+        let (job, waiting) = Job::new(asked, expires, can_lead);
+        let entered = if short {
+            shared.queue.enter(job)
+        } else {
+            match shared.queue.push(job) {
+                Ok(()) => Entered::Waits,
+                Err(job) => Entered::Full(job),
+            }
+        };
+        match entered {
+            Entered::Leads(job, run) => {
+                if shared.company.is_likely() {
+                    // Calls that are as good as here come along.
+                    tokio::task::yield_now().await;
+                }
+                shared.lead(job.asked, run).await
+            }
+            Entered::Waits => match Waiting::until_outcome(shared, caller, waiting).await? {
+                Outcome::Answer(answer) => answer,
+                Outcome::Lead(asked, run) => shared.lead(asked, run).await,
+            },
+            Entered::Full(job) => {
+                job.asked.caller.stats.failed(called.elapsed());
+                Err(InferenceError::Overloaded {
+                    waiting: shared.queue.bound(),
+                })
+            }
         }
-        let mut waiting = Waiting {
-            queue: &shared.queue,
-            answered,
-        };
-        let gone = || InferenceError::runtime("the model's worker has ended");
-        let answer = (&mut waiting.answered).await;
-        answer.unwrap_or_else(|_| Err(gone()))
     }
 
     /// On this thread, however long it takes, and beside the queue.
@@ -193,22 +325,41 @@ impl Engine {
     }
 }
 
-/// A caller who waits for a worker's answer.
+/// A caller who waits in the queue.
 struct Waiting<'e> {
     queue: &'e Queue<Job>,
-    answered: oneshot::Receiver<Result<NamedTensors, InferenceError>>,
+    stats: &'e Stats,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl<'e> Waiting<'e> {
+    async fn until_outcome(
+        shared: &'e Shared,
+        caller: &'e Caller,
+        outcome: oneshot::Receiver<Outcome>,
+    ) -> Result<Outcome, InferenceError> {
+        let mut waiting = Self {
+            queue: &shared.queue,
+            stats: &caller.stats,
+            outcome,
+        };
+        let outcome = (&mut waiting.outcome).await;
+        outcome.map_err(|_| InferenceError::runtime("the model's worker has ended"))
+    }
 }
 
 impl Drop for Waiting<'_> {
     /// Given up before the answer, the call does not keep its inputs in the queue.
     fn drop(&mut self) {
-        if self.answered.is_terminated() {
+        if self.outcome.is_terminated() {
             return;
         }
-        self.answered.close();
-        for job in self.queue.take_gone() {
-            job.stats.cancelled();
+        self.outcome.close();
+        // A run that was just given to it goes on to the next.
+        if let Ok(Outcome::Lead(..)) = self.outcome.try_recv() {
+            self.stats.cancelled();
         }
+        self.queue.drop_over();
     }
 }
 
@@ -226,17 +377,51 @@ impl Shared {
         }
     }
 
-    fn answer(&self, mut batch: Batch<'_, Job>) {
-        for job in batch.gone.drain(..) {
-            job.stats.cancelled();
+    fn answer(&self, batch: Batch<Job>) {
+        let joined = self.join(&batch.calls);
+        self.answer_joined(batch, joined);
+    }
+
+    /// The caller's own call, and with it those that wait: on this thread, unless all together are
+    /// not known to be short.
+    async fn lead(
+        self: &Arc<Self>,
+        asked: Asked,
+        run: Run<Job>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let rows_max = self.short_rows(&asked.inputs);
+        let others = self.queue.take_with(&asked.inputs, rows_max);
+        self.company.note(!others.is_empty());
+        if others.is_empty() {
+            return self.run(asked.inputs, asked.called, &asked.caller.stats);
         }
+        let (own, answered) = Job::new(asked, None, true);
+        let calls = iter::once(own).chain(others).collect();
+        let batch = Batch::new(calls, run);
+        let joined = self.join(&batch.calls);
+        let tensors = joined.as_ref().map(|joined| &*joined.tensors);
+        if tensors.is_none_or(|tensors| self.is_short(tensors)) {
+            self.answer_joined(batch, joined);
+        } else {
+            let shared = Arc::clone(self);
+            // It answers also if this caller does not wait for it.
+            tokio::task::spawn_blocking(move || shared.answer_joined(batch, joined));
+        }
+        match answered.await {
+            Ok(Outcome::Answer(answer)) => answer,
+            _ => Err(InferenceError::runtime("the model's run has ended")),
+        }
+    }
+
+    fn answer_joined(&self, mut batch: Batch<Job>, joined: Option<Joined>) {
         let jobs = std::mem::take(&mut batch.calls);
-        if jobs.len() > 1 && !self.inseparable.load(Ordering::Relaxed) {
-            match self.run_together(&jobs) {
-                Ok(outputs) => {
-                    for (job, outputs) in jobs.into_iter().zip(outputs) {
-                        // The caller may have gone meanwhile; then nobody wants the answer.
-                        let _ = job.answer.send(Ok(outputs));
+        if let Some(joined) = joined {
+            match self.run_together(&jobs, joined) {
+                Ok(answers) => {
+                    // What waits may run while the answers go out.
+                    drop(batch);
+                    for (job, answer) in jobs.into_iter().zip(answers) {
+                        job.answer(Ok(answer));
                     }
                     return;
                 }
@@ -245,26 +430,56 @@ impl Shared {
             }
         }
         for job in jobs {
-            if job.is_gone() {
-                job.stats.cancelled();
+            if job.is_over() {
+                job.give_up();
                 continue;
             }
-            let result = self.run(job.inputs, job.called, &job.stats);
-            let _ = job.answer.send(result);
+            let (asked, outcome) = (job.asked, job.outcome);
+            let answer = self.run(asked.inputs, asked.called, &asked.caller.stats);
+            let _ = outcome.send(Outcome::Answer(answer));
         }
     }
 
-    /// One run for all. Counts only what succeeds: after a failure each call is run by itself.
-    fn run_together(&self, jobs: &[Job]) -> Result<Vec<NamedTensors>, InferenceError> {
+    fn is_short(&self, inputs: &[Tensor]) -> bool {
+        let estimate = self.session.estimate(inputs);
+        estimate.is_some_and(|estimate| estimate < INLINE_MAX)
+    }
+
+    /// So many rows like these are short together, even if a row of many takes as long as one alone.
+    fn short_rows(&self, inputs: &[Tensor]) -> u64 {
+        let rows = batching::rows(inputs);
+        let estimate = self.session.estimate(inputs).unwrap_or(INLINE_MAX);
+        let times = INLINE_MAX.as_nanos() / estimate.as_nanos().max(1);
+        rows.saturating_mul(u64::try_from(times).unwrap_or(u64::MAX))
+    }
+
+    /// None where there is nothing to join, and where it is no use.
+    fn join(&self, jobs: &[Job]) -> Option<Joined> {
+        if jobs.len() < 2 || self.inseparable.load(Ordering::Relaxed) {
+            return None;
+        }
         let started = Instant::now();
-        let inputs = self.session.signature().inputs.iter().enumerate();
-        let joined = inputs
-            .map(|(position, _)| Tensor::join_rows(jobs.iter().map(|job| &job.inputs[position])))
-            .collect::<Result<Vec<Tensor>, _>>()?;
-        let total = batching::rows(&joined);
-        let joined_at = Instant::now();
-        let outputs = self.compute(joined)?;
-        let computed_at = Instant::now();
+        let inputs = 0..self.session.signature().inputs.len();
+        let tensors = inputs
+            .map(|position| Tensor::join_rows(jobs.iter().map(|job| &job.inputs()[position])))
+            .collect::<Result<Vec<Tensor>, _>>();
+        Some(Joined {
+            tensors: tensors.ok()?,
+            started,
+            took: started.elapsed(),
+        })
+    }
+
+    /// One run for all. Counts only what succeeds: after a failure each call is run by itself.
+    fn run_together(
+        &self,
+        jobs: &[Job],
+        joined: Joined,
+    ) -> Result<Vec<NamedTensors>, InferenceError> {
+        let total = batching::rows(&joined.tensors);
+        let began = Instant::now();
+        let outputs = self.compute(joined.tensors)?;
+        let computed = Instant::now();
         if let Some(output) = outputs.iter().find(|o| o.shape().first() != Some(&total)) {
             self.inseparable.store(true, Ordering::Relaxed);
             tracing::warn!(
@@ -276,26 +491,27 @@ impl Shared {
         let mut answers = Vec::with_capacity(jobs.len());
         let mut start = 0;
         for job in jobs {
-            let count = batching::rows(&job.inputs);
+            let count = batching::rows(job.inputs());
             let rows = outputs.iter().map(|output| output.rows(start, count));
             let rows: Option<Vec<Tensor>> = rows.collect();
             answers.push(self.named(rows.expect("every output has the rows of all calls")));
             start += count;
         }
-        let ended = Instant::now();
+        let compute_output = computed.elapsed();
         let times = |called: Instant| Times {
-            queue: started.duration_since(called),
-            compute_input: joined_at - started,
-            compute_infer: computed_at - joined_at,
-            compute_output: ended - computed_at,
+            queue: joined.started.duration_since(called),
+            compute_input: joined.took,
+            compute_infer: computed - began,
+            compute_output,
         };
+        let stats = |job: &Job| Arc::clone(&job.asked.caller.stats);
         for (position, job) in jobs.iter().enumerate() {
-            job.stats
-                .succeeded(batching::rows(&job.inputs), times(job.called));
+            let times = times(job.called());
+            stats(job).succeeded(batching::rows(job.inputs()), times);
             // A run counts once for each deployment that has calls in it.
-            let counted = |other: &Job| Arc::ptr_eq(&other.stats, &job.stats);
+            let counted = |other: &Job| Arc::ptr_eq(&stats(other), &stats(job));
             if !jobs[..position].iter().any(counted) {
-                job.stats.executed(total, times(job.called));
+                stats(job).executed(total, times);
             }
         }
         Ok(answers)

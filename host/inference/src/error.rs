@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::error::Error;
+use std::time::Duration;
 
 use crate::TensorError;
 
@@ -39,6 +40,9 @@ pub enum InferenceError {
     /// The model's queue is full; the same call may succeed later.
     #[error("the model has {waiting} requests waiting, its bound; try again later")]
     Overloaded { waiting: usize },
+    /// The call waited for a run for longer than the model allows.
+    #[error("the call waited {} ms for the model, longer than default_timeout_microseconds allows", waited.as_millis())]
+    QueueTimeout { waited: Duration },
 
     /// The golden sample is unreadable or does not belong to the model.
     #[error("golden sample: {reason}")]

@@ -9,6 +9,7 @@ mod batching;
 mod dtype;
 mod engine;
 mod error;
+mod fair;
 mod golden;
 mod model;
 mod registry;
@@ -23,6 +24,7 @@ pub use backend::{
 };
 pub use dtype::DType;
 pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
+pub use fair::FairQueue;
 pub use golden::{Golden, Tolerance};
 pub use model::{Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry};

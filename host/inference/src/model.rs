@@ -1,10 +1,11 @@
 //! A model as its users see it: named tensors in, named tensors out.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::Engine;
+use crate::engine::{Caller, Engine};
 use crate::{InferenceError, Signature, Stats, Tensor};
 
 /// Named tensors, in any order going in and in the signature's order coming out.
@@ -15,20 +16,25 @@ pub type NamedTensors = Vec<(String, Tensor)>;
 #[derive(Clone)]
 pub struct Model {
     pub(crate) engine: Arc<Engine>,
-    stats: Arc<Stats>,
+    caller: Caller,
 }
 
 impl Model {
     pub(crate) fn new(engine: Arc<Engine>) -> Model {
         Model {
             engine,
-            stats: Arc::default(),
+            caller: Caller {
+                stats: Arc::default(),
+                weight: NonZeroU32::MIN,
+            },
         }
     }
 
-    /// The same model, counting into `stats`: those of the revision before it, for one.
-    pub fn with_stats(self, stats: Arc<Stats>) -> Model {
-        Model { stats, ..self }
+    /// The same model for a deployment that counts into `stats`, and has this weight among those
+    /// that share the engine.
+    pub fn of_deployment(self, stats: Arc<Stats>, weight: NonZeroU32) -> Model {
+        let caller = Caller { stats, weight };
+        Model { caller, ..self }
     }
 
     /// Whether both are run by one loaded engine.
@@ -51,7 +57,7 @@ impl Model {
     }
 
     pub fn stats(&self) -> &Stats {
-        &self.stats
+        &self.caller.stats
     }
 
     /// Runs the model. A dropped future gives up the call: it is not run if it still waits, and
@@ -59,14 +65,14 @@ impl Model {
     pub async fn infer(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.infer(inputs, called, &self.stats).await
+        self.engine.infer(inputs, called, &self.caller).await
     }
 
     /// Runs the model on this thread, however long it takes.
     pub fn infer_blocking(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.run(inputs, called, &self.stats)
+        self.engine.run(inputs, called, &self.caller.stats)
     }
 
     /// As [`Model::infer_blocking`], for calls that nobody made: the statistics do not see it.
@@ -78,7 +84,7 @@ impl Model {
         let inputs = self.signature().order_inputs(inputs);
         inputs
             .and_then(|inputs| self.engine.check_rows(&inputs).map(|()| inputs))
-            .inspect_err(|_| self.stats.failed(called.elapsed()))
+            .inspect_err(|_| self.stats().failed(called.elapsed()))
     }
 }
 

@@ -104,7 +104,7 @@ async fn workers_share_the_weights(registry: &Registry) {
             source: ModelSource::bytes(model.clone()),
             backend: BackendKind::OnnxRuntime,
             options: ModelOptions {
-                workers: NonZeroUsize::new(workers).expect("not zero"),
+                instances: NonZeroUsize::new(workers).expect("not zero"),
                 ..ModelOptions::default()
             },
             golden: None,

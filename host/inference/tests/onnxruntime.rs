@@ -351,7 +351,7 @@ async fn eight_threads_get_each_its_own_answer() {
     for workers in [1, 3] {
         let request = LoadRequest {
             options: ModelOptions {
-                workers: NonZeroUsize::new(workers).unwrap(),
+                instances: NonZeroUsize::new(workers).unwrap(),
                 ..ModelOptions::default()
             },
             ..models::request(ONNXRUNTIME, &digits("digits.onnx"))

@@ -535,7 +535,7 @@ async fn a_model_is_loaded_once_however_many_ask() {
     assert!(same.shares_engine(&models[0]));
     let two = NonZeroUsize::new(2).unwrap();
     let options = ModelOptions {
-        workers: two,
+        instances: two,
         threads_per_run: two,
         ..ModelOptions::default()
     };

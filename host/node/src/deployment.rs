@@ -10,7 +10,7 @@ use dunlin_inference::{Model, Signature};
 use dunlin_sandbox::Predictor;
 use edge_config::Limits;
 
-use crate::{state::Record, telemetry::Telemetry};
+use crate::{state::Record, telemetry::Telemetry, turns::Share};
 
 /// A deployment as it was at one moment. A change makes a new one; requests in flight keep theirs.
 pub(crate) struct Deployment {
@@ -33,6 +33,7 @@ pub(crate) struct Revision {
     pub(crate) predictor: Option<Predictor>,
     pub(crate) models: BTreeMap<String, Model>,
     pub(crate) limits: Limits,
+    pub(crate) share: Share,
 }
 
 /// What an Open Inference Protocol model name leads to.

@@ -19,6 +19,7 @@ mod server;
 mod state;
 mod telemetry;
 mod token;
+mod turns;
 
 pub use error::NodeError;
 pub use log_writer::LogWriter;

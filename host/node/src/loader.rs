@@ -18,7 +18,9 @@ use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
 use edge_config::{BackendChoice, Datatype, PackagePath, TensorDeclaration};
 use tokio::sync::Semaphore;
 
-use crate::{control::blocking, deployment::Revision, error::ChangeError, telemetry::Telemetry};
+use crate::{
+    control::blocking, deployment::Revision, error::ChangeError, telemetry::Telemetry, turns::Share,
+};
 
 /// A predictor may read tables and vocabularies in `init`.
 const INIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -124,6 +126,7 @@ impl Loader {
             predictor: self.start_predictor(package, &models, telemetry).await?,
             models,
             limits: package.deployment().limits,
+            share: Share::new(&package.deployment().limits),
         })
     }
 
@@ -138,7 +141,8 @@ impl Loader {
         for model in &package.deployment().models {
             let name = model.name.to_string();
             let loaded = self.load_model(package, model).await?;
-            let loaded = loaded.with_stats(telemetry.model(&name));
+            let weight = package.deployment().limits.weight;
+            let loaded = loaded.of_deployment(telemetry.model(&name), weight);
             models.insert(name, loaded);
         }
         Ok(models)
@@ -273,8 +277,9 @@ fn options(model: &edge_config::Model) -> ModelOptions {
     let (onnxruntime, torchscript) = (model.onnxruntime, model.torchscript);
     let count = |count: u32| NonZeroUsize::new(count as usize).unwrap_or(NonZeroUsize::MIN);
     ModelOptions {
-        workers: count(model.workers),
+        instances: count(model.instances),
         queue_max: count(model.max_queue_size),
+        queue_timeout: model.queue_timeout,
         batching: model.batching.as_ref().map(batching),
         threads_per_run: count(model.threads),
         onnxruntime: OnnxRuntimeOptions {

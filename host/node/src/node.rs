@@ -25,6 +25,7 @@ use crate::{
     request_id::RequestIds,
     state::State,
     token::AdminToken,
+    turns::Turns,
 };
 
 pub(crate) struct Node {
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) token: AdminToken,
     pub(crate) request_ids: RequestIds,
     pub(crate) requests_in_flight: Arc<Semaphore>,
+    pub(crate) turns: Turns,
     /// Of requests and answers, on both planes.
     pub(crate) bodies: BodyBudget,
     /// Changes under way: a drain waits for them.
@@ -70,6 +72,7 @@ impl Node {
         let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
             bodies: BodyBudget::new(config.body_memory_max),
+            turns: Turns::new(config.threads as usize),
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),

@@ -226,6 +226,8 @@ impl Guest {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::observer::{LogEntry, Measurement};
 
@@ -249,6 +251,8 @@ pub(crate) mod tests {
                 deadline: Duration::from_secs(1),
                 request_body: 1 << 20,
                 response_body: 1 << 20,
+                requests_in_flight: 1,
+                weight: NonZeroU32::MIN,
             },
             observer: Arc::new(Deaf),
         }))

@@ -329,7 +329,9 @@ fn code_of(error: &InferenceError) -> ErrorCode {
         InferenceError::Unsupported { .. } => ErrorCode::UnsupportedOperation,
         InferenceError::Load { .. } => ErrorCode::InvalidEncoding,
         // wasi:nn has no word for "busy"; a caller that waits and tries again is right in both.
-        InferenceError::Overloaded { .. } => ErrorCode::Timeout,
+        InferenceError::Overloaded { .. } | InferenceError::QueueTimeout { .. } => {
+            ErrorCode::Timeout
+        }
         _ => ErrorCode::RuntimeError,
     }
 }

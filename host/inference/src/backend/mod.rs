@@ -50,17 +50,25 @@ pub trait Session: Send + Sync {
         let _ = inputs;
         None
     }
+
+    /// Whether it prepares something for each number of rows, so that few different ones are better.
+    fn prepares_sizes(&self) -> bool {
+        false
+    }
 }
 
 /// How a model is to be run. Models of the same content with different options are different.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelOptions {
-    /// Threads that serve the model's queue.
-    pub workers: NonZeroUsize,
+    /// Runs at once, besides those that are so short that they stay with their callers: the `count` of
+    /// Triton's `instance_group`.
+    pub instances: NonZeroUsize,
     /// Threads that one run may use for large operations.
     pub threads_per_run: NonZeroUsize,
-    /// Calls that may wait for a worker.
+    /// Calls of one deployment that may wait for a run.
     pub queue_max: NonZeroUsize,
+    /// A call that has waited so long is refused.
+    pub queue_timeout: Option<Duration>,
     /// Calls share runs.
     pub batching: Option<BatchOptions>,
     /// Combinations of input shapes that stay prepared.
@@ -118,9 +126,10 @@ impl Default for ModelOptions {
     /// What a model gets that nobody has tuned.
     fn default() -> Self {
         ModelOptions {
-            workers: NonZeroUsize::MIN,
+            instances: NonZeroUsize::MIN,
             threads_per_run: NonZeroUsize::MIN,
             queue_max: const { NonZeroUsize::new(256).expect("not zero") },
+            queue_timeout: None,
             batching: None,
             plans_max: const { NonZeroUsize::new(16).expect("not zero") },
             tensor_bytes_max: const { NonZeroU64::new(1 << 30).expect("not zero") },

@@ -1,5 +1,6 @@
 //! The engine around a session that does what a test tells it to.
 
+mod led;
 mod properties;
 
 use std::num::{NonZeroU64, NonZeroUsize};

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use dunlin_sandbox::Deadline;
-use edge_config::Limits;
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 
 use super::{
     body::{self, ReplyBody, RequestBody},
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     connection::{Connection, Held},
+    deployment::Revision,
     node::Node,
     request_id,
 };
@@ -70,13 +71,13 @@ impl Exchange {
     /// flight: one whose body is still on its way takes no place of others.
     pub(crate) async fn read_body(
         &mut self,
-        limits: &Limits,
+        revision: &Revision,
         deadline: Deadline,
     ) -> Result<Bytes, Failure> {
         let Some(body) = self.body.take() else {
             return Ok(Bytes::new());
         };
-        let (headers, limit) = (&self.parts.headers, limits.request_body);
+        let (headers, limit) = (&self.parts.headers, revision.limits.request_body);
         let read = body::read(headers, body, limit, &self.node.bodies, &self.held);
         let read = tokio::time::timeout_at(deadline.at(), read).await;
         let body = read.map_err(|_elapsed| {
@@ -85,14 +86,23 @@ impl Exchange {
                 "the request body did not arrive within the deadline",
             )
         })??;
-        let place = Arc::clone(&self.node.requests_in_flight).try_acquire_owned();
-        let place = place.map_err(|_none_free| {
-            Failure::unavailable(
-                "the node is answering as many requests as it may (requests_in_flight_max)",
-            )
-        })?;
-        self.held.keep(place);
+        self.take_place(
+            &revision.share.requests,
+            "as many requests of this deployment are being answered as may \
+             (limits.requests_in_flight)",
+        )?;
+        self.take_place(
+            &self.node.requests_in_flight,
+            "the node is answering as many requests as it may (requests_in_flight_max)",
+        )?;
         Ok(body)
+    }
+
+    fn take_place(&self, places: &Arc<Semaphore>, full: &str) -> Result<(), Failure> {
+        let place = Arc::clone(places).try_acquire_owned();
+        self.held
+            .keep(place.map_err(|_none_free| Failure::unavailable(full))?);
+        Ok(())
     }
 }
 

@@ -135,7 +135,9 @@ impl From<InferenceError> for Failure {
             InferenceError::Unsupported { .. } => {
                 Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
             }
-            InferenceError::Overloaded { .. } => Self::unavailable(error.to_string()),
+            InferenceError::Overloaded { .. } | InferenceError::QueueTimeout { .. } => {
+                Self::unavailable(error.to_string())
+            }
             _ => Self::internal("the model failed", one_line(&error)),
         }
     }

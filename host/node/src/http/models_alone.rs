@@ -61,12 +61,13 @@ pub(super) async fn predict(
         return Err(Failure::method_not_allowed("POST"));
     }
     let deadline = Deadline::after(revision.limits.deadline);
-    let body = exchange.read_body(&revision.limits, deadline).await?;
+    let body = exchange.read_body(revision, deadline).await?;
     let request: Request<'_> = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;
     let model = model(revision, request.model.as_deref())?;
     let inputs = decode(request.inputs, model.signature())?;
-    let outputs = predict::run(model, inputs, deadline).await?;
+    let run = predict::run(model, inputs, deadline);
+    let outputs = exchange.node.turns.share(&revision.share, run).await?;
     let answer = body::json(&Answer {
         outputs: Outputs(&outputs),
     });

@@ -84,7 +84,7 @@ async fn predict(
         return models_alone::predict(exchange, revision, path).await;
     };
     let deadline = Deadline::after(revision.limits.deadline);
-    let body = exchange.read_body(&revision.limits, deadline).await?;
+    let body = exchange.read_body(revision, deadline).await?;
     let (parts, id) = (exchange.parts, exchange.id);
     let query: Vec<_> =
         form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -110,7 +110,8 @@ async fn predict(
         headers: &headers,
         body: &body,
     };
-    let response = predictor.predict(request, deadline).await?;
+    let answer = predictor.predict(request, deadline);
+    let response = exchange.node.turns.share(&revision.share, answer).await?;
     reply(response).map_err(|defect| Failure::internal("the predictor failed", defect))
 }
 

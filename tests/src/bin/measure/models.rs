@@ -194,7 +194,7 @@ impl Reference {
                     "name": self.name,
                     "path": "models/model.onnx",
                     "backend": "onnxruntime",
-                    "workers": workers,
+                    "instance_group": {"count": workers},
                     "threads": 1,
                 }],
             },

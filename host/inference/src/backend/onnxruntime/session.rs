@@ -1,12 +1,13 @@
 //! One loaded model: the sessions that run it, and the runs.
 //!
 //! `ort` lets one session run one call at a time: not every part of ONNX Runtime that a session
-//! uses is safe to share. So a model has a session for each call that may run at once, all made
+//! uses is safe to share. So a model has a session for each call that is to run at once, all made
 //! when it is loaded, with one copy of the weights that they packed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
@@ -42,6 +43,7 @@ impl OrtSession {
         options: &ModelOptions,
     ) -> Result<Self, InferenceError> {
         let bytes = source.read_all()?;
+        let count = sessions_of(bytes.len(), options);
         let OnnxFile {
             locations,
             shapeless_inputs,
@@ -51,12 +53,12 @@ impl OrtSession {
         let unusual =
             |error: Error| load_error("ONNX Runtime does not take the model's options", &error);
         let mut builder = builder(environment, options).map_err(unusual)?;
-        if options.workers.get() > 1 {
+        if count > 1 {
             builder = share_weights(builder, &weights.read(source)?).map_err(unusual)?;
         }
         // They keep the file in memory.
         drop(weights);
-        let sessions = (0..options.workers.get())
+        let sessions = (0..count)
             .map(|_| {
                 let session = match &place {
                     Place::File(path) => builder.commit_from_file(path),
@@ -205,6 +207,17 @@ impl Drop for Lease<'_> {
         self.owner.returned.notify_one();
         self.owner.calls.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A small model is run where it is called, and gets a session for each thread that may call it.
+fn sessions_of(file_bytes: usize, options: &ModelOptions) -> usize {
+    /// Such a file says little of how long a run takes; of what a session takes it says enough.
+    const SMALL_BYTES: usize = 4 << 20;
+    let callers = match thread::available_parallelism() {
+        Ok(threads) if file_bytes <= SMALL_BYTES && options.batching.is_none() => threads.get(),
+        _ => 1,
+    };
+    options.instances.get().max(callers)
 }
 
 fn builder(environment: &Environment, options: &ModelOptions) -> ort::Result<SessionBuilder> {

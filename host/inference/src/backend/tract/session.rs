@@ -185,6 +185,10 @@ impl Session for TractSession {
             .run_time()
             .estimate()
     }
+
+    fn prepares_sizes(&self) -> bool {
+        self.graph.is_some()
+    }
 }
 
 /// A graph that tract can work with, and what its inputs are.

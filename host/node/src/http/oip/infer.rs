@@ -88,21 +88,31 @@ pub(super) async fn infer(
     let revision = predict::serving(&addressed.deployment)?;
     let target = addressed.target()?;
     let deadline = Deadline::after(revision.limits.deadline);
-    let body = exchange.read_body(&revision.limits, deadline).await?;
+    let body = exchange.read_body(revision, deadline).await?;
     let (headers, id) = (exchange.parts.headers, exchange.id);
     let (inputs, wanted) = decode(&headers, &body, target.signature())?;
     check_outputs(&wanted, target.signature())?;
-    let outputs = match target {
+    let run = run(target, &id, inputs, deadline);
+    let outputs = exchange.node.turns.share(&revision.share, run).await?;
+    encode(addressed, wanted, &outputs)
+}
+
+async fn run(
+    target: TensorTarget<'_>,
+    id: &str,
+    inputs: NamedTensors,
+    deadline: Deadline,
+) -> Result<NamedTensors, Failure> {
+    match target {
         TensorTarget::Predictor(predictor, signature) => {
             // A guest gets what it has said it takes, as a model does.
             let names = signature.inputs.iter().map(|spec| spec.name.clone());
             let ordered = signature.order_inputs(inputs)?;
             let inputs: NamedTensors = names.zip(ordered).collect();
-            predictor.infer(&id, &inputs, deadline).await?
+            Ok(predictor.infer(id, &inputs, deadline).await?)
         }
-        TensorTarget::Model(model) => predict::run(model, inputs, deadline).await?,
-    };
-    encode(addressed, wanted, &outputs)
+        TensorTarget::Model(model) => predict::run(model, inputs, deadline).await,
+    }
 }
 
 type NamedTensors = Vec<(String, Tensor)>;
