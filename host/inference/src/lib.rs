@@ -27,7 +27,7 @@ pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
 pub use fair::FairQueue;
 pub use golden::{Golden, Tolerance};
 pub use model::{Model, NamedTensors};
-pub use registry::{GoldenSample, LoadRequest, Registry};
+pub use registry::{GoldenSample, LoadRequest, Registry, give_memory_back};
 pub use signature::{Dim, Signature, TensorSpec};
 pub use stats::{BatchTimes, Stats, StatsSnapshot, Timing};
 pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

@@ -218,7 +218,7 @@ fn load(
 
 /// Engines read a model and pack its weights in memory that they free again, and the allocator keeps
 /// much of it for later: as much as the model itself, which is what a small node has not got.
-fn give_memory_back() {
+pub fn give_memory_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "a function of the C library")]
     // SAFETY: it may be called at any time from any thread, and touches free memory only.

@@ -22,6 +22,7 @@ use crate::{
     error::{ChangeError, NodeError},
     keyed_lock::KeyedLock,
     loader::Loader,
+    memory,
     state::{Record, State},
     telemetry::Telemetry,
 };
@@ -188,6 +189,7 @@ impl Control {
         drop(package);
         // Also where it was refused: nothing of it stays.
         self.collect().await;
+        memory::give_back();
         serving
     }
 

@@ -12,6 +12,7 @@ mod keyed_lock;
 mod loader;
 mod log_writer;
 mod logs;
+mod memory;
 mod metrics;
 mod node;
 mod request_id;
@@ -21,6 +22,7 @@ mod telemetry;
 mod token;
 mod turns;
 
+pub use dunlin_sandbox::{Compiler, compile};
 pub use error::NodeError;
 pub use log_writer::LogWriter;
 pub use server::{Ready, run};

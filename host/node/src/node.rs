@@ -13,7 +13,7 @@ use std::{
 
 use dunlin_inference::{BackendPaths, Backends, Registry};
 use dunlin_package::Store;
-use dunlin_sandbox::{Sandbox, SandboxConfig};
+use dunlin_sandbox::{Compiler, Sandbox, SandboxConfig};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use crate::{
     control::{Control, Restore},
     error::NodeError,
     http::BodyBudget,
+    memory,
     request_id::RequestIds,
     state::State,
     token::AdminToken,
@@ -53,6 +54,7 @@ impl Node {
     pub(crate) async fn open(
         config: edge_config::Node,
         data_dir: PathBuf,
+        compiler: Option<Compiler>,
     ) -> Result<(Arc<Self>, Restore), NodeError> {
         let lock = claim(&data_dir)?;
         let token = AdminToken::open(&data_dir)?;
@@ -60,6 +62,7 @@ impl Node {
             instances_max: config.instances_max,
             guest_memory_max: config.guest_memory_max,
             cache_dir: data_dir.join("compiled"),
+            compiler,
         })?;
         let control = Control::new(
             Store::open(&data_dir.join("store")).map_err(NodeError::Store)?,
@@ -89,6 +92,7 @@ impl Node {
     /// Brings up what was deployed before. The node is ready then.
     pub(crate) async fn bring_up(&self, restore: Restore) {
         self.control.bring_up(restore).await;
+        memory::give_back();
         self.starting.store(false, Ordering::Relaxed);
     }
 

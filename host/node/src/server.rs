@@ -4,6 +4,7 @@ use std::{
     convert::Infallible, future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
 };
 
+use dunlin_sandbox::Compiler;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -39,13 +40,15 @@ pub struct Ready {
 
 /// Runs a node until SIGTERM or SIGINT, then lets the requests in flight finish. A second signal
 /// ends it at once. It answers from the start; `on_ready` is called when all that was deployed
-/// before has come up, or has failed to.
+/// before has come up, or has failed to. `compiler` compiles predictors in a process of its own; see
+/// [`compile`](dunlin_sandbox::compile).
 ///
 /// # Errors
 /// It does not come up. A deployment that does not come up is no error: see `dunlin get`.
 pub async fn run(
     config: edge_config::Node,
     data_dir: PathBuf,
+    compiler: Option<Compiler>,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError> {
     let mut stop = Signals::listen()?;
@@ -53,7 +56,7 @@ pub async fn run(
     let connections_max = config.connections_max as usize;
     let data = listen("data", config.data.listen).await?;
     let admin = listen("admin", config.admin.listen).await?;
-    let (node, restore) = Node::open(config, data_dir).await?;
+    let (node, restore) = Node::open(config, data_dir, compiler).await?;
     let ready = Ready {
         data: data.address,
         admin: admin.address,

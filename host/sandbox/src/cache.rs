@@ -14,7 +14,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::error::SandboxError;
+use crate::{compiler::Compiler, error::SandboxError};
 
 const CHECKSUM: usize = 32;
 
@@ -35,10 +35,15 @@ pub(crate) struct CompiledCache {
     dir: PathBuf,
     engine: Engine,
     engine_key: u64,
+    compiler: Option<Compiler>,
 }
 
 impl CompiledCache {
-    pub(crate) fn open(dir: &Path, engine: &Engine) -> Result<Self, SandboxError> {
+    pub(crate) fn open(
+        dir: &Path,
+        engine: &Engine,
+        compiler: Option<Compiler>,
+    ) -> Result<Self, SandboxError> {
         let unusable = |source| SandboxError::Cache {
             path: dir.display().to_string(),
             source,
@@ -58,6 +63,7 @@ impl CompiledCache {
             dir: dir.to_owned(),
             engine: engine.clone(),
             engine_key: hasher.finish(),
+            compiler,
         })
     }
 
@@ -72,9 +78,12 @@ impl CompiledCache {
             return Ok(component);
         }
         let started = std::time::Instant::now();
-        let artifact = self
-            .engine
-            .precompile_component(wasm)
+        let elsewhere = self
+            .compiler
+            .as_ref()
+            .and_then(|compiler| compiler.run(wasm));
+        let artifact = elsewhere
+            .unwrap_or_else(|| self.engine.precompile_component(wasm))
             .map_err(SandboxError::Compile)?;
         tracing::info!(
             digest,
@@ -152,8 +161,9 @@ impl CompiledCache {
         reason = "wasmtime cannot check machine code that it is given"
     )]
     fn deserialize(&self, artifact: &[u8]) -> wasmtime::Result<Component> {
-        // SAFETY: the bytes come from `precompile_component` of this engine, a moment ago or from a
-        // file that only this user can write, whose checksum was compared just now.
+        // SAFETY: the bytes come from `precompile_component` of an engine with these settings, here
+        // or in our own child, a moment ago or from a file that only this user can write, whose
+        // checksum was compared just now.
         unsafe { Component::deserialize(&self.engine, artifact) }
     }
 }
@@ -189,7 +199,7 @@ mod tests {
     fn a_damaged_entry_is_compiled_again() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::default();
-        let cache = CompiledCache::open(dir.path(), &engine).unwrap();
+        let cache = CompiledCache::open(dir.path(), &engine, None).unwrap();
         let wasm = EMPTY_COMPONENT;
         let key = digest(wasm);
         cache.load_or_compile(&key, wasm).unwrap();
@@ -212,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_no_component_is_refused_and_not_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CompiledCache::open(dir.path(), &Engine::default()).unwrap();
+        let cache = CompiledCache::open(dir.path(), &Engine::default(), None).unwrap();
         let refused = cache.load_or_compile("00", EMPTY_MODULE);
         assert!(matches!(refused, Err(SandboxError::Compile(_))));
         assert!(entries(dir.path()).is_empty());
@@ -221,7 +231,7 @@ mod tests {
     #[test]
     fn entries_that_nobody_needs_go() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = CompiledCache::open(dir.path(), &Engine::default()).unwrap();
+        let cache = CompiledCache::open(dir.path(), &Engine::default(), None).unwrap();
         cache.load_or_compile("needed", EMPTY_COMPONENT).unwrap();
         cache.load_or_compile("deleted", EMPTY_COMPONENT).unwrap();
         let entry = dir.path().join(cache.name("needed"));
@@ -234,7 +244,7 @@ mod tests {
         // The next start does not find what the last one left half-written.
         let unfinished = dir.path().join(".tmpQ3x9");
         std::fs::write(&unfinished, "half").unwrap();
-        CompiledCache::open(dir.path(), &Engine::default()).unwrap();
+        CompiledCache::open(dir.path(), &Engine::default(), None).unwrap();
         assert_eq!(entries(dir.path()), [entry]);
     }
 }

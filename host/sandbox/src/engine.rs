@@ -17,6 +17,7 @@ use wasmtime::{
 use crate::{
     bindings::{handler, tensor_handler},
     cache::CompiledCache,
+    compiler::Compiler,
     error::SandboxError,
     guest::Guest,
     host,
@@ -49,6 +50,8 @@ pub struct SandboxConfig {
     /// Where compiled components are kept. Nobody else may be able to write there: what lies in it
     /// is run as machine code.
     pub cache_dir: PathBuf,
+    /// Compiles in a process of its own; `None`: in this one.
+    pub compiler: Option<Compiler>,
 }
 
 /// Compiles predictors and runs their instances. A handle: clones share one engine.
@@ -93,7 +96,7 @@ impl Sandbox {
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
         let engine = Engine::new(&engine_config(&config)).map_err(SandboxError::Engine)?;
         let linker = host::linker(&engine).map_err(SandboxError::Engine)?;
-        let cache = CompiledCache::open(&config.cache_dir, &engine)?;
+        let cache = CompiledCache::open(&config.cache_dir, &engine, config.compiler.clone())?;
         start_epochs(&engine);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -222,7 +225,7 @@ impl Sandbox {
 
 const TENSOR_HANDLER: &str = "dunlin:predictor/tensor-handler@0.1.0";
 
-fn engine_config(sandbox: &SandboxConfig) -> Config {
+pub(crate) fn engine_config(sandbox: &SandboxConfig) -> Config {
     let instances = sandbox.instances_max;
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(instances)

@@ -7,6 +7,7 @@
 mod bindings;
 mod cache;
 mod call_log;
+mod compiler;
 mod engine;
 mod error;
 mod guest;
@@ -18,6 +19,7 @@ mod predictor;
 mod tensors;
 mod wasi_nn;
 
+pub use compiler::{Compiler, compile};
 pub use engine::{Sandbox, SandboxConfig};
 pub use error::{CallError, GuestFailure, ResponseExcess, SandboxError};
 pub use instance::{Deadline, Request, Response};

@@ -3,6 +3,7 @@
 mod backend;
 mod build;
 mod compare;
+pub(crate) mod compile_component;
 mod completion;
 mod delete;
 mod deploy;
@@ -42,6 +43,8 @@ pub(crate) enum Verb {
     Env(env::Args),
     Version(version::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    CompileComponent(compile_component::Args),
 }
 
 impl Verb {
@@ -63,6 +66,7 @@ impl Verb {
             Self::Env(args) => env::run(args, context),
             Self::Version(args) => version::run(args, context).await,
             Self::Completion(args) => completion::run(&args, context),
+            Self::CompileComponent(args) => compile_component::run(&args),
             Self::Serve(_) => Err(Failure::new(Exit::Failed, "serve has a runtime of its own")),
         }
     }

@@ -15,6 +15,7 @@ use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style};
 use crate::project::config_failure;
+use crate::verbs::compile_component;
 use crate::{environment, paths};
 
 /// Run a node: serve predictions, take deployments
@@ -109,7 +110,9 @@ async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(),
         // A reader that has left, or that does not read, does not stop a node.
         std::thread::spawn(move || announce(&ready, output));
     };
-    dunlin_node::run(config, data_dir, announced).await.map_err(|error| {
+    let compiler = Some(compile_component::command(config.guest_memory_max));
+    let served = dunlin_node::run(config, data_dir, compiler, announced).await;
+    served.map_err(|error| {
         let next = match &error {
             NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("stop what listens there, or give other addresses: --listen, --admin-listen")
