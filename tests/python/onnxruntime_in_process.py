@@ -1,8 +1,9 @@
-"""ONNX Runtime without a server: how many runs a second it makes of a model on zeros, one row each.
+"""ONNX Runtime without a server: how many runs a second it makes of a model on one row.
 
-    python onnxruntime_in_process.py MODEL --callers 2 --threads 1 --seconds 5
+    python onnxruntime_in_process.py MODEL INPUT --callers 2 --threads 1 --seconds 5
 
-prints one JSON object: {"count", "per_second", "p50_us", "p99_us"}.
+INPUT is a file with the row, little-endian. It prints one JSON object: {"count", "per_second",
+"p50_us", "p99_us", "p999_us", "output"}, where `output` has the first numbers that the model gives.
 """
 
 import argparse
@@ -19,6 +20,7 @@ DTYPES = {"tensor(float)": numpy.float32, "tensor(int64)": numpy.int64}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
+    parser.add_argument("input")
     parser.add_argument("--callers", type=int, default=1, help="runs at once, a thread each")
     parser.add_argument("--threads", type=int, default=1, help="threads of one run")
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -32,11 +34,10 @@ def main() -> None:
     session = onnxruntime.InferenceSession(
         arguments.model, options, providers=["CPUExecutionProvider"]
     )
-    inputs = {
-        spec.name: numpy.zeros([size if isinstance(size, int) else 1 for size in spec.shape],
-                               DTYPES[spec.type])
-        for spec in session.get_inputs()
-    }
+    spec = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+    inputs = {spec.name: numpy.fromfile(arguments.input, DTYPES[spec.type]).reshape(shape)}
+    output = session.run(None, inputs)[0]
     took: list[float] = []
     begin = time.perf_counter() + arguments.warm_up
     end = begin + arguments.seconds
@@ -54,12 +55,14 @@ def main() -> None:
     for caller in callers:
         caller.join()
     elapsed = time.perf_counter() - begin
-    p50, p99 = numpy.quantile(took, [0.5, 0.99]) * 1e6
+    p50, p99, p999 = numpy.quantile(took, [0.5, 0.99, 0.999]) * 1e6
     print(json.dumps({
         "count": len(took),
         "per_second": len(took) / elapsed,
         "p50_us": p50,
         "p99_us": p99,
+        "p999_us": p999,
+        "output": output.ravel()[:4].tolist(),
     }))
 
 

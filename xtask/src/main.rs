@@ -7,6 +7,7 @@
 )]
 
 mod backends;
+mod bench;
 mod demo;
 mod guests;
 mod process;
@@ -31,8 +32,10 @@ Chores:
   backends        Install the native engines for the tests, fetch the ONNX project's cases, and print
                   the variables by which a test run by hand finds them
   guests          Compile and package the predictors and the guests of the tests
-  bench [--with lightning] [--short]
-                  Measure, and write docs/measurements.md; with PyTorch also ResNet-18 and an encoder
+  bench [--with lightning|servers|wasmtime|all]… [--short]
+                  Measure, and write docs/measurements.md: with PyTorch also ResNet-18 and an encoder,
+                  with servers beside FastAPI, LitServe, BentoML and MLServer, with wasmtime beside
+                  wasmtime serve. What is not there is a row that says so
 
 Build output goes to target/, or to $CARGO_TARGET_DIR.
 ";
@@ -61,7 +64,7 @@ fn run() -> Result<()> {
         ["test", "--with", "lightning"] => test::run(test::Lightning::Installed),
         ["backends"] => backends::run(),
         ["guests"] => guests::build().map(drop),
-        ["bench", ref arguments @ ..] => test::bench(arguments),
+        ["bench", ref arguments @ ..] => bench::run(arguments),
         _ => bail!(
             "there is no chore `{}`; see cargo xtask help",
             arguments.join(" ")

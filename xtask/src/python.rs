@@ -5,9 +5,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::process::{exists, step, work_dir};
+use crate::process::{exists, shown, step, work_dir};
 
 /// An environment with what `requirements` pins; made once, and again when the file changes.
 pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
@@ -25,9 +25,10 @@ pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
             .args(["-m", "venv", "--clear"])
             .arg(&dir),
     )?;
-    step(
+    let mut install = Command::new(&interpreter);
+    step_telling_why(
         "Install what it needs",
-        Command::new(&interpreter)
+        install
             .args([
                 "-m",
                 "pip",
@@ -40,6 +41,28 @@ pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
     )?;
     std::fs::write(stamp, wanted)?;
     Ok(interpreter)
+}
+
+/// A step whose complaint is part of the error: the last lines of pip say what is wrong.
+fn step_telling_why(what: &str, command: &mut Command) -> Result<()> {
+    println!("\n==> {what}\n    {}", shown(command));
+    let output = command.output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<&str> = complaint
+        .lines()
+        .filter(|line| line.trim_start().to_lowercase().starts_with("error"))
+        .collect();
+    ensure!(
+        output.status.success(),
+        "{what}: pip ended with {}: {}",
+        output.status,
+        if errors.is_empty() {
+            complaint.trim().to_owned()
+        } else {
+            errors.join("; ")
+        }
+    );
+    Ok(())
 }
 
 /// The Python of this machine.

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     backends, guests,
-    process::{cargo, exists, root, step, work_dir},
+    process::{cargo, exists, root, step},
     python,
 };
 
@@ -103,50 +103,4 @@ fn standard_library_from_source() -> Result<()> {
             .arg(root().join("predictors/echo"))
             .env("DUNLIN_GUEST_STD", "source"),
     )
-}
-
-/// Builds what is measured with optimisation and runs the benchmarks. `--with lightning` adds the
-/// models of tens of milliseconds, which PyTorch writes; the other arguments are the program's.
-pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
-    let (arguments, models) = match arguments {
-        ["--with", "lightning", rest @ ..] => (rest, reference_models()?),
-        all => (all, Vec::new()),
-    };
-    let packages = guests::build()?;
-    let native = backends::variables(&guests::binary("debug"))?;
-    step(
-        "Build with optimisation (the first time, several minutes)",
-        cargo().args(["build", "--release", "--workspace", "--bins", "--examples"]),
-    )?;
-    let dunlin = guests::binary("release");
-    step(
-        "Measure",
-        Command::new(dunlin.with_file_name("measure"))
-            .current_dir(root())
-            .args(arguments)
-            .env("CARGO_MANIFEST_DIR", root().join("tests"))
-            .env("DUNLIN_BINARY", &dunlin)
-            .env("DUNLIN_PACKAGES", &packages)
-            .envs(native)
-            .envs(models),
-    )
-}
-
-/// Where the benchmark finds ResNet-18 and the encoder, and a Python with ONNX Runtime.
-fn reference_models() -> Result<Vec<(&'static str, OsString)>> {
-    let requirements = root().join("tests/python/lightning/requirements.txt");
-    let python = python::environment("lightning", &requirements)?;
-    let models = work_dir("models")?;
-    if !models.join("encoder.onnx").exists() {
-        step(
-            "Write ResNet-18 and an encoder",
-            Command::new(&python)
-                .arg(root().join("tests/python/reference_models.py"))
-                .arg(&models),
-        )?;
-    }
-    Ok(vec![
-        ("DUNLIN_REFERENCE_MODELS", models.into_os_string()),
-        ("DUNLIN_BENCH_PYTHON", python.into_os_string()),
-    ])
 }

@@ -17,7 +17,7 @@ use tokio::{net::TcpStream, runtime::Runtime, task::JoinSet};
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) method: Method,
-    pub(crate) path: &'static str,
+    pub(crate) path: String,
     pub(crate) headers: Vec<(header::HeaderName, String)>,
     pub(crate) body: Bytes,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Client {
     runtime: Runtime,
 }
 
-type Connection = SendRequest<Full<Bytes>>;
+pub(crate) type Connection = SendRequest<Full<Bytes>>;
 
 impl Client {
     pub(crate) fn new(threads: usize) -> Result<Self> {
@@ -87,7 +87,7 @@ impl Client {
     }
 }
 
-async fn connect(server: SocketAddr) -> Result<Connection> {
+pub(crate) async fn connect(server: SocketAddr) -> Result<Connection> {
     let stream = TcpStream::connect(server)
         .await
         .with_context(|| format!("cannot connect to {server}"))?;
@@ -101,7 +101,7 @@ async fn connect(server: SocketAddr) -> Result<Connection> {
 async fn ask(connection: &mut Connection, question: &Question) -> Result<(StatusCode, Bytes)> {
     let mut request = Request::builder()
         .method(&question.method)
-        .uri(question.path)
+        .uri(&question.path)
         .header(header::HOST, "measure");
     for (name, value) in &question.headers {
         request = request.header(name, value);

@@ -1,191 +1,243 @@
 //! The servers under the same load, window by window, in turns.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{rc::Rc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
-use http::{Method, StatusCode};
-use serde::{Serialize, Serializer};
+use anyhow::{Context, Result};
+use serde::Serialize;
 
 use crate::{
     client::{Client, Question},
-    in_process::{Calls, InProcess},
+    kind::Kind,
     load::{Answers, Generator},
-    node,
-    server::{Memory, Server},
+    plan::{IN_A_ROW, Plan},
+    process_tree::Memory,
+    server::Server,
     spread::Spread,
+    workload::{Check, Road, Workload},
 };
 
-/// Connections that ask at once, each one request after another.
-pub(crate) const CONNECTIONS: [usize; 3] = [1, 8, 32];
-
-/// How long and how often.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Plan {
-    pub(crate) rounds: usize,
-    #[serde(rename = "warm_up_s", serialize_with = "seconds")]
-    pub(crate) warm_up: Duration,
-    #[serde(rename = "window_s", serialize_with = "seconds")]
-    pub(crate) window: Duration,
-    /// Of in-process calls in each round.
-    #[serde(rename = "in_process_s", serialize_with = "seconds")]
-    pub(crate) in_process: Duration,
-    /// Of the node.
-    pub(crate) starts: usize,
-    /// Before memory is read.
-    #[serde(rename = "settle_s", serialize_with = "seconds")]
-    pub(crate) settle: Duration,
+/// A server that takes part, and what it is asked. Several may be deployments of one node.
+#[derive(Debug)]
+pub(crate) struct Entrant {
+    pub(crate) kind: Kind,
+    pub(crate) road: Road,
+    pub(crate) server: Rc<Server>,
+    pub(crate) question: Question,
+    pub(crate) check: Check,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Contestant {
-    /// hyper, the answer a constant.
-    Hello,
-    /// hyper, the question of digits parsed by `serde_json`.
-    ParseJson,
-    /// The node: HTTP, sandbox, guest, model.
-    Digits,
+/// The model without a server, as many calls at once as there are cores.
+pub(crate) struct Limit<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) call: Box<dyn Fn(Duration) -> Result<Answers> + 'a>,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Contest {
-    /// Of each server's runtime.
-    pub(crate) threads: usize,
+    pub(crate) workload: Workload,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) in_process: Vec<InProcess>,
+    pub(crate) idle: Vec<Idle>,
+    pub(crate) missing: Vec<Missing>,
+}
+
+/// One server at one number of connections.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) road: Road,
+    pub(crate) connections: usize,
+    pub(crate) outcome: Outcome,
     pub(crate) windows: Vec<Window>,
-    /// One for each round.
-    pub(crate) in_process: Vec<Calls>,
-    /// The node's, when all is over.
-    pub(crate) memory_after: Memory,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// Its last windows lie together.
+    Settled,
+    /// They do not, and there were as many as the plan has.
+    Unsettled,
+    /// It gave a wrong answer or none.
+    Failed(String),
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Window {
-    pub(crate) round: usize,
-    pub(crate) connections: usize,
-    pub(crate) contestant: Contestant,
+    #[serde(flatten)]
     pub(crate) answers: Answers,
-    /// Processor time of the server for each answer, on all threads, the kernel's part included.
+    /// Processor time of the server's processes for each answer, the kernel's part included.
     pub(crate) cpu_us: f64,
 }
 
-impl Plan {
-    pub(crate) fn about(&self) -> Duration {
-        let windows = CONNECTIONS.len() * Contestant::ALL.len();
-        let round = (self.warm_up + self.window) * count(windows) + self.in_process;
-        let starts = Duration::from_millis(200) * count(self.starts);
-        round * count(self.rounds) + self.settle * 4 + starts
-    }
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct InProcess {
+    pub(crate) name: &'static str,
+    pub(crate) windows: Vec<Answers>,
 }
 
-impl Contestant {
-    pub(crate) const ALL: [Contestant; 3] =
-        [Contestant::Hello, Contestant::ParseJson, Contestant::Digits];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Contestant::Hello => "hyper, \"hello\"",
-            Contestant::ParseJson => "hyper + serde_json",
-            Contestant::Digits => "Dunlin, digits",
-        }
-    }
+/// A server that has answered once and is asked nothing.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Idle {
+    pub(crate) kind: Kind,
+    pub(crate) memory: Memory,
+    pub(crate) memory_after: Memory,
+    /// From the start of the process to the first right answer, where it was started for this.
+    pub(crate) first_answer_ms: Option<Spread>,
 }
 
-struct Entrant {
-    contestant: Contestant,
-    server: Server,
-    question: Question,
-    /// Part of every right answer.
-    answer: String,
+/// Who could not take part.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Missing {
+    pub(crate) kind: Kind,
+    pub(crate) reason: String,
 }
 
-/// The contestants take turns, so that a machine that grows slower does so for all of them.
+/// The servers take turns, so that a machine that grows slower does so for all of them. One whose
+/// windows lie together at some number of connections has no more of them there.
 pub(crate) fn run(
     plan: &Plan,
     client: &Client,
     generator: &Generator,
-    node: Server,
-    in_process: &InProcess,
-) -> Result<Contest> {
-    // What a node takes where nothing is configured.
-    let threads = std::thread::available_parallelism()?.get();
-    let logs = tempfile::tempdir().context("cannot make a folder for logs")?;
-    let entrants = entrants(node, threads, logs.path())?;
-    let (mut windows, mut calls) = (Vec::new(), Vec::new());
-    for round in 1..=plan.rounds {
-        println!("\nRound {round} of {}", plan.rounds);
-        for connections in CONNECTIONS {
-            for entrant in &entrants {
-                let contestant = entrant.contestant;
-                let (answers, cpu_us) = window(plan, client, generator, entrant, connections)
-                    .with_context(|| format!("{contestant:?} at {connections} connections"))?;
-                println!(
-                    "  {:<19} {connections:>2} connections {:>9.0} requests/s, p50 {:.0} µs, p99 {:.0} µs",
-                    contestant.name(),
-                    answers.per_second,
-                    answers.p50_us,
-                    answers.p99_us
-                );
-                windows.push(Window {
-                    round,
-                    connections,
-                    contestant,
-                    answers,
-                    cpu_us,
-                });
+    entrants: &[Entrant],
+    connections: &[usize],
+    limits: &[Limit<'_>],
+) -> Result<(Vec<Entry>, Vec<InProcess>)> {
+    let mut entries: Vec<(&Entrant, Entry)> = connections
+        .iter()
+        .flat_map(|connections| entrants.iter().map(|entrant| (entrant, *connections)))
+        .map(|(entrant, connections)| (entrant, entrant.entry(connections)))
+        .collect();
+    let mut in_process: Vec<InProcess> = limits.iter().map(Limit::begin).collect();
+    for round in 1..=plan.windows_max {
+        if !entries.iter().any(|(_, entry)| entry.wants(plan)) {
+            break;
+        }
+        println!("\nRound {round} of {} at most", plan.windows_max);
+        for (limit, measured) in limits.iter().zip(&mut in_process) {
+            let answers = (limit.call)(plan.in_process)
+                .with_context(|| format!("{} in process", limit.name))?;
+            println!(
+                "  {:<42} in process  {:>9.1} calls/s",
+                limit.name, answers.per_second
+            );
+            measured.windows.push(answers);
+        }
+        for (entrant, entry) in &mut entries {
+            if entry.wants(plan) {
+                let window = window(plan, client, generator, entrant, entry.connections);
+                entry.take(window, plan);
             }
         }
-        let called = in_process.run(plan.in_process)?;
-        println!("  tract in process    {:.1} µs a call", called.p50_us);
-        calls.push(called);
     }
-    let node = entrants
-        .iter()
-        .find(|entrant| entrant.contestant == Contestant::Digits);
-    Ok(Contest {
-        threads,
-        windows,
-        in_process: calls,
-        memory_after: node.context("digits takes part")?.server.memory()?,
-    })
+    Ok((
+        entries.into_iter().map(|(_, entry)| entry).collect(),
+        in_process,
+    ))
+}
+
+impl Entrant {
+    fn entry(&self, connections: usize) -> Entry {
+        Entry {
+            kind: self.kind,
+            road: self.road,
+            connections,
+            outcome: Outcome::Unsettled,
+            windows: Vec::new(),
+        }
+    }
+}
+
+impl Limit<'_> {
+    fn begin(&self) -> InProcess {
+        InProcess {
+            name: self.name,
+            windows: Vec::new(),
+        }
+    }
+}
+
+impl Entry {
+    fn wants(&self, plan: &Plan) -> bool {
+        self.outcome == Outcome::Unsettled && self.windows.len() < plan.windows_max
+    }
+
+    fn take(&mut self, window: Result<Window>, plan: &Plan) {
+        let who = format!("{}, {:?}", self.kind.name(), self.road);
+        let connections = self.connections;
+        match window {
+            Ok(window) => {
+                let answers = window.answers;
+                println!(
+                    "  {who:<42} {connections:>3} at once {:>9.1} requests/s, p50 {:.0} µs, p99 {:.0} µs",
+                    answers.per_second, answers.p50_us, answers.p99_us
+                );
+                self.windows.push(window);
+                let numbers: Vec<f64> = self.windows.iter().map(Window::per_second).collect();
+                if plan.settled(&numbers) {
+                    self.outcome = Outcome::Settled;
+                }
+            }
+            Err(error) => {
+                println!("  {who:<42} {connections:>3} at once FAILED: {error:#}");
+                self.outcome = Outcome::Failed(format!("{error:#}"));
+            }
+        }
+    }
+
+    /// A number over the windows that count: the last ones. None where it failed.
+    pub(crate) fn spread(&self, number: impl Fn(&Window) -> f64) -> Option<Spread> {
+        if matches!(self.outcome, Outcome::Failed(_)) || self.windows.is_empty() {
+            return None;
+        }
+        let last = self.windows.len().saturating_sub(IN_A_ROW);
+        Some(Spread::of(self.windows[last..].iter().map(number)))
+    }
+}
+
+impl Window {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.answers.per_second
+    }
+}
+
+impl InProcess {
+    /// A number over the rounds.
+    pub(crate) fn spread(&self, number: impl Fn(&Answers) -> f64) -> Spread {
+        Spread::of(self.windows.iter().map(number))
+    }
 }
 
 impl Contest {
-    /// A number of one contestant over the rounds.
-    pub(crate) fn spread(
-        &self,
-        contestant: Contestant,
-        connections: usize,
-        number: impl Fn(&Window) -> f64,
-    ) -> Spread {
-        Spread::of(self.windows(contestant, connections).map(number))
-    }
-
-    /// A number of digits as a part of the other's, each taken within one round.
-    pub(crate) fn ratio(
-        &self,
-        to: Contestant,
-        connections: usize,
-        number: impl Fn(&Window) -> f64,
-    ) -> Spread {
-        let digits = self.windows(Contestant::Digits, connections);
-        let others = self.windows(to, connections);
-        Spread::of(digits.zip(others).map(|(digits, other)| {
-            debug_assert_eq!(digits.round, other.round);
-            number(digits) / number(other)
-        }))
-    }
-
-    /// Microseconds of one call of the model. Not the mean: a call that was interrupted is as long
-    /// as the interruption, and says nothing of the model.
-    pub(crate) fn call_us(&self) -> Spread {
-        Spread::of(self.in_process.iter().map(|calls| calls.p50_us))
-    }
-
-    fn windows(&self, contestant: Contestant, connections: usize) -> impl Iterator<Item = &Window> {
-        self.windows.iter().filter(move |window| {
-            window.contestant == contestant && window.connections == connections
+    pub(crate) fn entry(&self, kind: Kind, road: Road, connections: usize) -> Option<&Entry> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| {
+            entry.kind == kind && entry.road == road && entry.connections == connections
         })
+    }
+
+    /// The middle of a number of JSON at so many connections.
+    pub(crate) fn json(
+        &self,
+        kind: Kind,
+        connections: usize,
+        number: impl Fn(&Window) -> f64,
+    ) -> Option<f64> {
+        let entry = self.entry(kind, Road::Json, connections)?;
+        Some(entry.spread(number)?.median)
+    }
+
+    pub(crate) fn idle(&self, kind: Kind) -> Option<&Idle> {
+        self.idle.iter().find(|idle| idle.kind == kind)
+    }
+
+    /// Why there is no number of it.
+    pub(crate) fn why_missing(&self, kind: Kind) -> String {
+        let missing = self.missing.iter().find(|missing| missing.kind == kind);
+        if let Some(missing) = missing {
+            return format!("{}: {}", kind.name(), missing.reason);
+        }
+        format!("{}: not in this run", kind.name())
     }
 }
 
@@ -195,68 +247,24 @@ fn window(
     generator: &Generator,
     entrant: &Entrant,
     connections: usize,
-) -> Result<(Answers, f64)> {
+) -> Result<Window> {
     let Entrant {
-        server, question, ..
+        server,
+        question,
+        check,
+        ..
     } = entrant;
     let address = server.data()?;
-    let (status, body) = client.ask(address, question)?;
-    let text = String::from_utf8_lossy(&body);
-    ensure!(
-        status == StatusCode::OK && text.contains(&entrant.answer),
-        "the answer is {status} {text}, not {}",
-        entrant.answer
-    );
+    check.verify(&client.ask(address, question)?)?;
     generator.run(client, address, question, connections, plan.warm_up)?;
+    server.settle()?;
     let before = server.cpu_time()?;
-    let answers = generator.run(client, address, question, connections, plan.window)?;
+    let answers = generator.run(client, address, question, connections, plan.window);
     let cpu = server.cpu_time()?.saturating_sub(before);
-    Ok((answers, cpu.as_secs_f64() * 1e6 / answers.count))
-}
-
-fn entrants(node: Server, threads: usize, logs: &Path) -> Result<Vec<Entrant>> {
-    let digits = node::digits()?;
-    let hello = Question {
-        method: Method::GET,
-        path: "/",
-        headers: Vec::new(),
-        body: Bytes::new(),
-    };
-    Ok(vec![
-        Entrant {
-            contestant: Contestant::Hello,
-            server: yardstick(threads, &[], &logs.join("hello.log"))?,
-            question: hello,
-            answer: "hello".to_owned(),
-        },
-        Entrant {
-            contestant: Contestant::ParseJson,
-            server: yardstick(threads, &["--parse-json"], &logs.join("parse-json.log"))?,
-            question: digits.question.clone(),
-            answer: "\"rows\":8".to_owned(),
-        },
-        Entrant {
-            contestant: Contestant::Digits,
-            server: node,
-            question: digits.question,
-            answer: digits.answer,
-        },
-    ])
-}
-
-/// This program again, as the server that Dunlin is compared with.
-fn yardstick(threads: usize, more: &[&str], log: &Path) -> Result<Server> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command
-        .args(["hello-server", "--threads", &threads.to_string()])
-        .args(more);
-    Server::start(&mut command, log)
-}
-
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-fn count(of: usize) -> u32 {
-    u32::try_from(of).expect("a plan is short")
+    server.settle()?;
+    let answers = answers?;
+    Ok(Window {
+        answers,
+        cpu_us: cpu.as_secs_f64() * 1e6 / answers.count,
+    })
 }

@@ -1,34 +1,24 @@
-//! The model without a server: `host/inference/examples/infer_time.rs`, a program of its own because
-//! these tests see the host from the outside only.
+//! Models without a server: the engines called in process.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{path::Path, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dunlin_tests::repository;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, de::DeserializeOwned};
 
-const MODEL: &str = "predictors/digits/models/digits.onnx";
+use crate::load::Answers;
 
+/// A program that cargo builds beside this one: these tests see the host from the outside only.
 #[derive(Debug)]
-pub(crate) struct InProcess {
+pub(crate) struct Example {
     program: PathBuf,
 }
 
-/// Calls on one thread, one after another.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(crate) struct Calls {
-    pub(crate) count: f64,
-    pub(crate) mean_us: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-}
-
-impl InProcess {
-    /// Finds the program, which cargo builds beside this one.
-    pub(crate) fn find() -> Result<Self> {
+impl Example {
+    pub(crate) fn find(name: &str) -> Result<Self> {
         let beside = std::env::current_exe()?;
         let examples = beside.with_file_name("examples");
-        let program = examples.join(format!("infer_time{}", std::env::consts::EXE_SUFFIX));
+        let program = examples.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
         ensure!(
             program.exists(),
             "{} is missing; run cargo xtask bench, which builds it",
@@ -37,14 +27,58 @@ impl InProcess {
         Ok(Self { program })
     }
 
-    pub(crate) fn run(&self, duration: Duration) -> Result<Calls> {
-        let output = Command::new(&self.program)
-            .current_dir(repository())
-            .args([MODEL, &duration.as_millis().to_string(), "tract"])
-            .output()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "infer_time: {complaint}");
-        serde_json::from_slice(&output.stdout).context("infer_time did not print its result")
+    /// Runs it and reads the JSON that it prints.
+    pub(crate) fn run<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let mut command = Command::new(&self.program);
+        printed(command.current_dir(repository()).args(arguments))
     }
+}
+
+/// One call after another of a model on one thread, through the host's own engine.
+pub(crate) fn calls(
+    infer_time: &Example,
+    model: &Path,
+    duration: Duration,
+    backend: &str,
+) -> Result<Answers> {
+    let model = model.to_str().context("the path is not text")?;
+    infer_time.run(&[model, &duration.as_millis().to_string(), backend])
+}
+
+/// What ONNX Runtime's own Python binding does with a question.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Binding {
+    #[serde(flatten)]
+    pub(crate) answers: Answers,
+    /// The first numbers of its output.
+    pub(crate) output: Vec<f64>,
+}
+
+/// The binding in a process of its own; `input` is the file with the tensor's bytes.
+pub(crate) fn binding(
+    python: &Path,
+    model: &Path,
+    input: &Path,
+    callers: usize,
+    duration: Duration,
+) -> Result<Binding> {
+    let mut command = Command::new(python);
+    command
+        .arg(repository().join("tests/python/onnxruntime_in_process.py"))
+        .arg(model)
+        .arg(input)
+        .args(["--threads", "1", "--callers", &callers.to_string()])
+        .args(["--seconds", &duration.as_secs_f64().to_string()]);
+    printed(&mut command)
+}
+
+fn printed<T: DeserializeOwned>(command: &mut Command) -> Result<T> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {complaint}");
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{program} did not print its result"))
 }

@@ -12,37 +12,50 @@
 
 mod client;
 mod contest;
+mod entrants;
 mod goals;
 mod hello;
 mod in_process;
+mod kind;
 mod load;
 mod machine;
 mod markdown;
-mod models;
 mod node;
+mod plan;
+mod process_tree;
+mod python_servers;
 mod report;
 mod server;
 mod spread;
+mod wasmtime_serve;
+mod workload;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use dunlin_tests::repository;
 
 use crate::{
-    client::Client, contest::Plan, in_process::InProcess, load::Generator, machine::Machine,
+    client::Client,
+    entrants::{Arena, References},
+    in_process::Example,
+    load::Generator,
+    machine::Machine,
+    node::Engines,
+    plan::{FULL, SHORT},
     report::Report,
+    workload::Workload,
 };
 
-/// Measure Dunlin beside plain hyper and in-process tract
+/// Measure Dunlin beside other servers, bare hyper, and the engines in process
 #[derive(Debug, Parser)]
 #[command(name = "measure")]
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
 
-    /// Less than a minute: one round of short windows. Good to see that it works
+    /// Less than two minutes: one short window each. Good to see that it works
     #[arg(long)]
     short: bool,
 
@@ -80,19 +93,38 @@ fn measure(args: &Args) -> Result<()> {
         println!("This is a debug build: its numbers say nothing. Use `cargo xtask bench`.\n");
     }
     println!(
-        "{}, {} cores, {:.0} % busy with something else; load by {}; about {} s",
+        "{}, {} cores, {:.0} % busy with something else; load by {}",
         machine.cpu,
         machine.cores,
         machine.busy_percent,
         generator.name(),
-        plan.about().as_secs()
     );
 
-    let in_process = InProcess::find()?;
-    let home = tempfile::tempdir().context("cannot make a folder for the node's data")?;
-    let lone = node::measure(&client, home.path(), &plan)?;
-    let contest = contest::run(&plan, &client, &generator, lone.node, &in_process)?;
-    let models = models::measure(&plan, &client, &generator, home.path())?;
+    let infer_time = Example::find("infer_time")?;
+    let home = tempfile::tempdir().context("cannot make a folder for the servers")?;
+    let mut alone = vec![node::measure(&client, Engines::Embedded, &plan)?];
+    if entrants::has_onnxruntime() {
+        alone.insert(0, node::measure(&client, Engines::Installed, &plan)?);
+    }
+    let arena = Arena {
+        plan: &plan,
+        client: &client,
+        generator: &generator,
+        home: home.path(),
+        cores: machine.cores,
+    };
+    let digits = entrants::digits(&arena, &infer_time)?;
+    let references = References::find();
+    let models = match &references {
+        Some(references) => [Workload::ResNet18, Workload::Encoder]
+            .into_iter()
+            .map(|workload| entrants::model(&arena, workload, references))
+            .collect::<Result<_>>()?,
+        None => Vec::new(),
+    };
+    let models_skipped = references.is_none().then(|| {
+        "the models are made with PyTorch; cargo xtask bench --with lightning does it".to_owned()
+    });
     let report = Report {
         short: args.short,
         debug_build: cfg!(debug_assertions),
@@ -101,10 +133,10 @@ fn measure(args: &Args) -> Result<()> {
         generator: generator.name(),
         machine,
         plan,
-        memory: lone.memory,
-        start: lone.start,
-        contest,
+        alone,
+        digits,
         models,
+        models_skipped,
     };
     let output = args
         .output
@@ -115,22 +147,3 @@ fn measure(args: &Args) -> Result<()> {
     println!("Written: {}", output.join("measurements.md").display());
     Ok(())
 }
-
-/// Three rounds, so that a disturbance of one is seen as its spread and not taken for the result.
-const FULL: Plan = Plan {
-    rounds: 3,
-    warm_up: Duration::from_secs(3),
-    window: Duration::from_secs(5),
-    in_process: Duration::from_secs(3),
-    starts: 9,
-    settle: Duration::from_secs(2),
-};
-
-const SHORT: Plan = Plan {
-    rounds: 1,
-    warm_up: Duration::from_secs(1),
-    window: Duration::from_secs(2),
-    in_process: Duration::from_secs(1),
-    starts: 3,
-    settle: Duration::from_secs(1),
-};

@@ -3,26 +3,28 @@
 use std::fmt::Write as _;
 
 use crate::{
-    contest::{CONNECTIONS, Contestant, Window},
+    contest::{Contest, Entry, Outcome, Window},
     goals::{self, Verdict},
+    kind::{Kind, Setup},
+    load::Answers,
     machine::Commit,
-    models::{Models, Round},
+    node::Lone,
+    plan::{CLOSE, IN_A_ROW},
+    process_tree::Memory,
     report::Report,
-    server::Memory,
     spread::Spread,
+    workload::{Road, Workload},
 };
 
 pub(crate) fn render(report: &Report) -> String {
-    let sections = [
-        head(report),
-        goals(report),
-        ratios(report),
-        absolute(report),
-        model(report),
-        models(report),
-        alone(report),
-        method(report),
-    ];
+    let mut sections = vec![head(report), goals(report), contest(&report.digits)];
+    match &report.models_skipped {
+        Some(reason) => sections.push(format!(
+            "## ResNet-18 and the encoder\n\nNot measured: {reason}.\n"
+        )),
+        None => sections.extend(report.models.iter().map(contest)),
+    }
+    sections.extend([alone(report), servers(report), method(report)]);
     sections.join("\n")
 }
 
@@ -36,7 +38,7 @@ fn head(report: &Report) -> String {
         text += "**A debug build: none of these numbers says anything.**\n\n";
     }
     if report.short {
-        text += "**A short run (`--short`): one round of short windows.**\n\n";
+        text += "**A short run (`--short`): one short window each.**\n\n";
     }
     if machine.busy_percent > QUIET_PERCENT {
         text += "**The machine was busy with something else: least of all trust p99.**\n\n";
@@ -58,19 +60,13 @@ fn head(report: &Report) -> String {
          every window.\n\n\
          - {}, {commit}\n\
          - {}, {} cores, {:.1} GiB{kind}; {:.0} % busy with something else before the run\n\
-         - load by {}, on the same cores as the servers; {} threads for each server\n\
-         - each number is the median of {}; in brackets the least and the greatest\n",
+         - load by {}, on the same cores as the servers\n",
         report.date,
         machine.cpu,
         machine.cores,
         machine.memory_gib,
         machine.busy_percent,
         report.generator,
-        report.contest.threads,
-        match report.plan.rounds {
-            1 => "one round".to_owned(),
-            rounds => format!("{rounds} rounds"),
-        },
     )
 }
 
@@ -82,177 +78,206 @@ fn goals(report: &Report) -> String {
             Verdict::NotReached => "**not reached**",
             Verdict::Open => "open",
         };
-        row(&mut text, [goal.what, goal.goal, &goal.measured, verdict]);
+        row(&mut text, [&goal.what, goal.goal, &goal.measured, verdict]);
     }
     text
 }
 
-fn ratios(report: &Report) -> String {
-    let mut text = String::from(
-        "## digits against hyper\n\n\
-         The whole way — HTTP, sandbox, guest, model — divided by hyper that answers \"hello\", and by \
-         hyper that parses the same JSON with serde_json and calls no model. Each ratio is of \
-         neighbouring windows of one round.\n\n\
-         | connections | requests/s, of hello | of serde_json | p50, × hello | × serde_json \
-         | p99, × hello | × serde_json |\n|--:|--:|--:|--:|--:|--:|--:|\n",
-    );
-    let numbers: [fn(&Window) -> f64; 3] = [
-        |window| window.answers.per_second,
-        |window| window.answers.p50_us,
-        |window| window.answers.p99_us,
-    ];
-    for connections in CONNECTIONS {
-        let mut cells = vec![connections.to_string()];
-        for number in numbers {
-            for other in [Contestant::Hello, Contestant::ParseJson] {
-                let ratio = report.contest.ratio(other, connections, number);
-                cells.push(spread(ratio, |value| format!("{value:.2}")));
-            }
-        }
-        row(&mut text, cells);
+fn contest(contest: &Contest) -> String {
+    let mut text = format!("## {}\n\n", title(contest.workload));
+    for missing in &contest.missing {
+        let _ = writeln!(
+            text,
+            "- {} is missing: {}",
+            missing.kind.name(),
+            line(&missing.reason)
+        );
     }
-    text
-}
-
-fn absolute(report: &Report) -> String {
-    let mut text = String::from(
-        "## The same in numbers\n\n\
-         | connections | server | requests/s | p50 µs | p99 µs | server's processor time, µs a request \
-         |\n|--:|---|--:|--:|--:|--:|\n",
-    );
-    for connections in CONNECTIONS {
-        for contestant in Contestant::ALL {
-            let cell = |number: fn(&Window) -> f64, written: fn(f64) -> String| {
-                spread(
-                    report.contest.spread(contestant, connections, number),
-                    written,
-                )
-            };
-            row(
-                &mut text,
-                [
-                    connections.to_string(),
-                    contestant.name().to_owned(),
-                    cell(|window| window.answers.per_second, thousands),
-                    cell(|window| window.answers.p50_us, thousands),
-                    cell(|window| window.answers.p99_us, thousands),
-                    cell(|window| window.cpu_us, tenths),
-                ],
-            );
+    let unsettled = contest
+        .entries
+        .iter()
+        .filter(|entry| entry.outcome == Outcome::Unsettled);
+    let unsettled: Vec<String> = unsettled.map(Entry::shown).collect();
+    if !unsettled.is_empty() {
+        let _ = writeln!(
+            text,
+            "- the windows never came to lie together: {}",
+            unsettled.join("; ")
+        );
+    }
+    for entry in &contest.entries {
+        if let Outcome::Failed(reason) = &entry.outcome {
+            let _ = writeln!(text, "- {} failed: {}", entry.shown(), line(reason));
         }
     }
-    text
-}
-
-fn model(report: &Report) -> String {
-    let contest = &report.contest;
-    let call = contest.call_us();
-    let mut text = format!(
-        "## digits against tract in process\n\n\
-         One call of the same model through `Model::infer_blocking` on one thread takes {} µs: {} \
-         calls/s.\n\n\
-         | connections | requests/s ÷ calls/s of one thread | ÷ calls/s of {} threads \
-         | p50 ÷ one call | the model's part of the processor time |\n|--:|--:|--:|--:|--:|\n",
-        spread(call, tenths),
-        thousands(1e6 / call.median),
-        contest.threads,
-    );
-    #[expect(clippy::cast_precision_loss, reason = "threads are few")]
-    let threads = contest.threads as f64;
-    for connections in CONNECTIONS {
-        let digits = |number: fn(&Window) -> f64| {
-            let digits = contest.spread(Contestant::Digits, connections, number);
-            digits.median
-        };
-        let of_one = digits(|window| window.answers.per_second) * call.median / 1e6;
-        row(
-            &mut text,
-            [
-                connections.to_string(),
-                format!("{of_one:.2}"),
-                format!("{:.2}", of_one / threads),
-                format!(
-                    "{:.1}",
-                    digits(|window| window.answers.p50_us) / call.median
-                ),
-                format!(
-                    "{:.0} %",
-                    100.0 * call.median / digits(|window| window.cpu_us)
-                ),
-            ],
+    if !text.ends_with("\n\n") {
+        text.push('\n');
+    }
+    text += "| at once | server | tensors | requests/s | × Dunlin | p50 ms | p99 ms | p99.9 ms \
+             | CPU, µs a request |\n|--:|---|---|--:|--:|--:|--:|--:|--:|\n";
+    for entry in &contest.entries {
+        contestant(&mut text, contest, entry);
+    }
+    text.push('\n');
+    for limit in &contest.in_process {
+        let number = |number: fn(&Answers) -> f64| limit.spread(number);
+        let _ = writeln!(
+            text,
+            "In process, {}: {} runs/s, p50 {} µs.",
+            limit.name,
+            spread(number(|answers| answers.per_second), thousands),
+            spread(number(|answers| answers.p50_us), tenths),
         );
     }
     text
 }
 
-fn models(report: &Report) -> String {
-    let mut text = String::from("## Models of tens of milliseconds\n\n");
-    let contests = match &report.models {
-        Models::Measured(contests) => contests,
-        Models::Skipped(reason) => return text + &format!("Not measured: {reason}.\n"),
+fn title(workload: Workload) -> &'static str {
+    match workload {
+        Workload::Digits => "digits",
+        Workload::ResNet18 => "ResNet-18",
+        Workload::Encoder => "An encoder of 6 layers",
+    }
+}
+
+fn contestant(text: &mut String, contest: &Contest, entry: &Entry) {
+    let Some(per_second) = entry.spread(Window::per_second) else {
+        return;
     };
-    text += "One row of binary tensors a request, through HTTP, a guest that hands them to `wasi:nn`, and \
-             back; beside ONNX Runtime's own Python binding in process, which runs as many at once \
-             with as many threads. The two take turns within each round.\n\n\
-             | model | runs at once | connections | in process, runs/s | node, requests/s \
-             | node ÷ in process | in process, p50 ms | node, p50 ms |\n\
-             |---|--:|--:|--:|--:|--:|--:|--:|\n";
-    for contest in contests {
-        let number = |number: fn(&Round) -> f64| Spread::of(contest.rounds.iter().map(number));
-        row(
-            &mut text,
-            [
-                contest.model.to_owned(),
-                contest.workers.to_string(),
-                contest.connections.to_string(),
-                spread(number(|round| round.in_process.per_second), tenths),
-                spread(number(|round| round.node.per_second), tenths),
-                spread(contest.share(), |value| format!("{value:.3}")),
-                spread(number(|round| round.in_process.p50_us / 1e3), tenths),
-                spread(number(|round| round.node.p50_us / 1e3), tenths),
-            ],
-        );
+    let dunlin = contest
+        .entry(
+            Kind::Dunlin(Setup::OnnxRuntime),
+            entry.road,
+            entry.connections,
+        )
+        .and_then(|entry| entry.spread(Window::per_second));
+    let share = dunlin.map_or_else(String::new, |dunlin| {
+        format!("{:.3}", per_second.median / dunlin.median)
+    });
+    let cell = |number: fn(&Window) -> f64, written: fn(f64) -> String| {
+        entry
+            .spread(number)
+            .map_or_else(String::new, |found| spread(found, written))
+    };
+    row(
+        text,
+        [
+            entry.connections.to_string(),
+            entry.kind.name(),
+            match (entry.kind.infers(), entry.road) {
+                (false, _) => "none",
+                (true, Road::Json) => "JSON",
+                (true, Road::Binary) => "binary",
+            }
+            .to_owned(),
+            spread(per_second, thousands),
+            share,
+            cell(|window| window.answers.p50_us / 1e3, hundredths),
+            cell(|window| window.answers.p99_us / 1e3, hundredths),
+            cell(|window| window.answers.p999_us / 1e3, hundredths),
+            cell(|window| window.cpu_us, tenths),
+        ],
+    );
+}
+
+impl Entry {
+    fn shown(&self) -> String {
+        format!(
+            "{} at {}, {:?}",
+            self.kind.name(),
+            self.connections,
+            self.road
+        )
     }
-    text
 }
 
 fn alone(report: &Report) -> String {
     let mut text = String::from(
-        "## Memory and start\n\n\
+        "## A node's memory and start\n\n\
          Resident memory in MiB; pages of files are shared with the page cache.\n\n\
          | node | resident | anonymous | of files |\n|---|--:|--:|--:|\n",
     );
-    let memory = &report.memory;
-    for (when, memory) in [
-        ("idle, nothing deployed", memory.empty),
-        (
-            "idle, digits just deployed (it has compiled it)",
-            memory.deployed,
-        ),
-        ("idle, started with digits deployed", memory.restarted),
-        ("after the load", report.contest.memory_after),
-    ] {
-        let Memory {
-            resident_mib,
-            anonymous_mib,
-            file_mib,
-        } = memory;
-        let [resident, anonymous, file] = [resident_mib, anonymous_mib, file_mib].map(tenths);
-        row(&mut text, [when, &resident, &anonymous, &file]);
+    for Lone {
+        engines, memory, ..
+    } in &report.alone
+    {
+        for (when, memory) in [
+            ("idle, nothing deployed", memory.empty),
+            (
+                "idle, digits just deployed (it has compiled it)",
+                memory.deployed,
+            ),
+            ("idle, started with digits deployed", memory.restarted),
+        ] {
+            let when = format!("{}: {when}", engines.name());
+            row(&mut text, cells(when, memory));
+        }
     }
-    let start = &report.start;
+    text += "\n| from | to | ms |\n|---|---|--:|\n";
+    for Lone { engines, start, .. } in &report.alone {
+        let name = engines.name();
+        for (from, to, took) in [
+            (
+                "start of the process, digits deployed and compiled",
+                "ready",
+                start.ready_ms,
+            ),
+            (
+                "start of the process, digits deployed and compiled",
+                "first prediction",
+                start.prediction_ms,
+            ),
+            (
+                "upload of digits, nothing compiled",
+                "live",
+                Spread::of([start.deploy_ms]),
+            ),
+        ] {
+            row(
+                &mut text,
+                [
+                    format!("{name}: {from}"),
+                    to.to_owned(),
+                    spread(took, tenths),
+                ],
+            );
+        }
+    }
     let _ = write!(
         text,
-        "\n| from | to | ms |\n|---|---|--:|\n\
-         | start of the process, digits deployed and compiled | ready | {} |\n\
-         | start of the process, digits deployed and compiled | first prediction | {} |\n\
-         | upload of digits, nothing compiled | live | {} |\n\n\
-         {} starts; the files are in the page cache.\n",
-        spread(start.ready_ms, tenths),
-        spread(start.prediction_ms, tenths),
-        tenths(start.deploy_ms),
+        "\n{} starts; the files are in the page cache.\n",
         report.plan.starts,
     );
+    text
+}
+
+fn cells(when: String, memory: Memory) -> Vec<String> {
+    let numbers = [memory.resident_mib, memory.anonymous_mib, memory.file_mib];
+    std::iter::once(when).chain(numbers.map(tenths)).collect()
+}
+
+fn servers(report: &Report) -> String {
+    let mut text = String::from(
+        "## The other servers' memory and start\n\n\
+         With digits loaded and one question answered. All of a server's processes together; in the \
+         proportional column a page that several of them share counts as a part for each.\n\n\
+         | server | processes | resident MiB | proportional MiB | after the load | first answer, ms \
+         |\n|---|--:|--:|--:|--:|--:|\n",
+    );
+    for idle in &report.digits.idle {
+        row(
+            &mut text,
+            [
+                idle.kind.name(),
+                idle.memory.processes.to_string(),
+                tenths(idle.memory.resident_mib),
+                tenths(idle.memory.proportional_mib),
+                tenths(idle.memory_after.resident_mib),
+                idle.first_answer_ms
+                    .map_or_else(String::new, |took| spread(took, thousands)),
+            ],
+        );
+    }
     text
 }
 
@@ -260,18 +285,33 @@ fn method(report: &Report) -> String {
     let plan = &report.plan;
     format!(
         "## How\n\n\
-         The servers are three processes that stay up all the time. Each round takes 1, 8 and 32 \
-         connections, and for each the servers in turn: {:.1} s of warm-up, {:.1} s that count. Every \
-         answer must be a 200, and before each window one answer is compared with what the model is \
-         known to see; anything else ends the benchmark. hyper has the node's settings (HTTP/1.1, \
-         TCP_NODELAY, the same timeouts, as many threads) and does nothing else; the node has the \
-         defaults of `dunlin serve`, its metrics and its log. \"hello\" is asked with GET and no \
-         body, the others with POST and the 8×8 pixels of one held-out digit.\n\n\
+         Servers are processes that stay up during a contest and are asked in turns: {:.1} s of \
+         warm-up, then a window of {:.1} s that counts, and a wait until the server has nothing left to \
+         do. A server has windows, {} at most, until the last {IN_A_ROW} lie within {:.0} % of each \
+         other; each number is the median of those, in brackets the least and the greatest. Every \
+         answer must be a 200, and before each window one is compared with what the model is known to \
+         say.\n\n\
+         All load the same file, into ONNX Runtime of the same version but where it says tract, with one \
+         thread for a run. Dunlin has the defaults of `dunlin serve`, its metrics and its log, and for \
+         ResNet-18 and the encoder an `instance_group` of as many as there are cores. hyper has the node's settings \
+         (HTTP/1.1, TCP_NODELAY, the same timeouts, as many threads) and does nothing else. The Python \
+         servers are the small programs in `tests/python/bench`; FastAPI runs under uvicorn with uvloop \
+         and httptools, its handler of digits on the event loop and those of the large models in its \
+         thread pool. \"binary\" is the Open Inference Protocol's for Dunlin and the tensor's bytes alone \
+         for FastAPI; the others have no such road. `wasmtime serve` runs with the pooling allocator and \
+         reuses an instance 128 times, or not at all.\n\n\
          The load generator shares the cores with the server, which draws the ratios of requests/s \
          towards 1; processor time of the server alone has no such share in it.\n",
         plan.warm_up.as_secs_f64(),
         plan.window.as_secs_f64(),
+        plan.windows_max,
+        CLOSE * 100.0,
     )
+}
+
+/// What goes into one line of a list.
+fn line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn row<C: AsRef<str>>(text: &mut String, cells: impl IntoIterator<Item = C>) {
@@ -288,6 +328,10 @@ fn spread(spread: Spread, written: impl Fn(f64) -> String) -> String {
         return written(median);
     }
     format!("{} ({}–{})", written(median), written(min), written(max))
+}
+
+fn hundredths(value: f64) -> String {
+    format!("{value:.2}")
 }
 
 fn tenths(value: f64) -> String {

@@ -9,21 +9,23 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use dunlin_tests::{HeldOut, binary, package, pixels_json};
+use dunlin_tests::{binary, package};
 use http::{Method, StatusCode, header};
 use serde::Serialize;
 
 use crate::{
     client::{Client, Question},
-    contest::Plan,
-    server::{Memory, Server},
+    plan::Plan,
+    process_tree::Memory,
+    server::Server,
     spread::Spread,
+    workload::{Form, Road, Workload},
 };
 
-#[derive(Debug)]
+/// A node on its own, with one engine.
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Lone {
-    /// Started on data of before, with digits deployed.
-    pub(crate) node: Server,
+    pub(crate) engines: Engines,
     pub(crate) memory: NodeMemory,
     pub(crate) start: Start,
 }
@@ -48,14 +50,18 @@ pub(crate) struct Start {
     pub(crate) prediction_ms: Spread,
 }
 
-pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone> {
-    println!("\nA node on its own: memory, start");
-    let question = digits()?;
-    let node = start(home, Engines::Embedded)?;
+pub(crate) fn measure(client: &Client, engines: Engines, plan: &Plan) -> Result<Lone> {
+    println!("\nA node on its own, {}: memory, start", engines.name());
+    let home = tempfile::tempdir().context("cannot make a folder for the node's data")?;
+    let home = home.path();
+    let question = Workload::Digits.json("/digits", Form::Plain)?;
+    let check = Workload::Digits.check(Road::Json, &[])?;
+    let ask = |node: &Server| check.verify(&client.ask(node.data()?, &question)?);
+    let node = start(home, engines)?;
     thread::sleep(plan.settle);
     let empty = node.memory()?;
-    let deploy = deploy(client, &node)?;
-    ask(client, &node, &question)?;
+    let deploy = upload(client, &node, std::fs::read(package("digits"))?)?;
+    ask(&node)?;
     thread::sleep(plan.settle);
     let deployed = node.memory()?;
     let mut node = Some(node);
@@ -66,9 +72,9 @@ pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone>
             node.stop()?;
         }
         let began = Instant::now();
-        let started = start(home, Engines::Embedded)?;
+        let started = start(home, engines)?;
         ready.push(ms(began.elapsed()));
-        ask(client, &started, &question)?;
+        ask(&started)?;
         prediction.push(ms(began.elapsed()));
         node = Some(started);
     }
@@ -76,7 +82,7 @@ pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone>
     thread::sleep(plan.settle);
     let restarted = node.memory()?;
     Ok(Lone {
-        node,
+        engines,
         memory: NodeMemory {
             empty,
             deployed,
@@ -90,37 +96,24 @@ pub(crate) fn measure(client: &Client, home: &Path, plan: &Plan) -> Result<Lone>
     })
 }
 
-/// A real image, and what the model is known to see in it.
-#[derive(Debug, Clone)]
-pub(crate) struct DigitsQuestion {
-    pub(crate) question: Question,
-    /// Part of every right answer.
-    pub(crate) answer: String,
-}
-
-pub(crate) fn digits() -> Result<DigitsQuestion> {
-    let images = HeldOut::read();
-    let (Some(pixels), Some(label)) = (images.pixels.first(), images.predicted.first()) else {
-        anyhow::bail!("the held-out part of digits is empty")
-    };
-    Ok(DigitsQuestion {
-        question: Question {
-            method: Method::POST,
-            path: "/digits",
-            headers: vec![(header::CONTENT_TYPE, "application/json".to_owned())],
-            body: pixels_json(pixels).to_string().into(),
-        },
-        answer: format!("\"label\":{label},"),
-    })
-}
-
 /// Which engines a node finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Engines {
     /// tract alone.
     Embedded,
     /// Those of the folder that `DUNLIN_BACKENDS` names too.
     Installed,
+}
+
+impl Engines {
+    /// What digits runs on: the best there is.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Engines::Embedded => "tract",
+            Engines::Installed => "ONNX Runtime",
+        }
+    }
 }
 
 /// With the defaults of a node, its log included.
@@ -136,10 +129,6 @@ pub(crate) fn start(home: &Path, engines: Engines) -> Result<Server> {
     Server::start(&mut command, &home.join("node.log"))
 }
 
-fn deploy(client: &Client, node: &Server) -> Result<Duration> {
-    upload(client, node, std::fs::read(package("digits"))?)
-}
-
 /// Deploys a package. Gives the time until it was live.
 pub(crate) fn upload(client: &Client, node: &Server, package: Vec<u8>) -> Result<Duration> {
     let token_file = node.ready.token_file.as_deref();
@@ -147,7 +136,7 @@ pub(crate) fn upload(client: &Client, node: &Server, package: Vec<u8>) -> Result
     let token = std::fs::read_to_string(token_file)?;
     let upload = Question {
         method: Method::POST,
-        path: "/v1/deployments",
+        path: "/v1/deployments".to_owned(),
         headers: vec![(header::AUTHORIZATION, format!("Bearer {}", token.trim()))],
         body: Bytes::from(package),
     };
@@ -160,16 +149,6 @@ pub(crate) fn upload(client: &Client, node: &Server, package: Vec<u8>) -> Result
     Ok(began.elapsed())
 }
 
-fn ask(client: &Client, node: &Server, digits: &DigitsQuestion) -> Result<()> {
-    let (status, body) = client.ask(node.data()?, &digits.question)?;
-    let text = String::from_utf8_lossy(&body);
-    ensure!(
-        status == StatusCode::OK && text.contains(&digits.answer),
-        "a node that is ready does not predict: {status} {text}"
-    );
-    Ok(())
-}
-
-fn ms(duration: Duration) -> f64 {
+pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }

@@ -1,4 +1,4 @@
-//! All that a run has found, and the two files it is written to.
+//! All that a run has found, and the files it is written to.
 
 use std::{fs, path::Path};
 
@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    contest::{Contest, Plan},
+    contest::Contest,
     goals::{self, Goal},
     machine::{Commit, Machine},
     markdown,
-    models::Models,
-    node::{NodeMemory, Start},
+    node::Lone,
+    plan::Plan,
 };
 
 #[derive(Clone, Debug, Serialize)]
@@ -23,10 +23,11 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) generator: &'static str,
     pub(crate) plan: Plan,
-    pub(crate) memory: NodeMemory,
-    pub(crate) start: Start,
-    pub(crate) contest: Contest,
-    pub(crate) models: Models,
+    pub(crate) alone: Vec<Lone>,
+    pub(crate) digits: Contest,
+    pub(crate) models: Vec<Contest>,
+    /// Why there are none.
+    pub(crate) models_skipped: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -3,16 +3,19 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-/// Ends with this value.
+use crate::process_tree::{self, Memory};
+
+/// Ends with this value, and all that it started with it.
 #[derive(Debug)]
 pub(crate) struct Server {
     process: Child,
@@ -27,26 +30,10 @@ pub(crate) struct Ready {
     pub(crate) token_file: Option<PathBuf>,
 }
 
-/// Resident memory in MiB. Pages of files are shared with the page cache and can be dropped by the
-/// system; anonymous ones are the process's own.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Memory {
-    pub(crate) resident_mib: f64,
-    pub(crate) anonymous_mib: f64,
-    pub(crate) file_mib: f64,
-}
-
 impl Server {
     /// Waits until it takes requests. What it logs goes to the file.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
-        let log_file =
-            File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log_file)
-            .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+        let mut process = spawn(command.stdout(Stdio::piped()), log)?;
         let stdout = process.stdout.take().context("the server has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -61,6 +48,40 @@ impl Server {
         }
     }
 
+    /// One that was told where to listen and says nothing of itself. `answers` tells whether it
+    /// takes requests by now.
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        command: &mut Command,
+        log: &Path,
+        mut answers: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        /// Longer than any of them takes on a busy machine.
+        const PATIENCE: Duration = Duration::from_secs(120);
+        const STEP: Duration = Duration::from_millis(2);
+        let process = spawn(command.stdout(File::create(log)?), log)?;
+        let mut server = Self {
+            process,
+            ready: Ready {
+                data: format!("http://{address}"),
+                admin: None,
+                token_file: None,
+            },
+        };
+        let began = Instant::now();
+        while !answers() {
+            let ended = server.process.try_wait()?;
+            if ended.is_some() || began.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let last = lines[lines.len().saturating_sub(12)..].join("\n");
+                bail!("the server did not come up: {last}");
+            }
+            thread::sleep(STEP);
+        }
+        Ok(server)
+    }
+
     pub(crate) fn data(&self) -> Result<SocketAddr> {
         address(&self.ready.data)
     }
@@ -72,59 +93,85 @@ impl Server {
 
     /// On SIGTERM a node drains and ends with 0.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let id = self.process.id().to_string();
-        // The standard library can only kill.
-        let asked = Command::new("kill").arg(&id).status()?;
-        ensure!(asked.success(), "kill {id} ended with {asked}");
+        terminate(self.process.id())?;
         let status = self.process.wait()?;
         ensure!(status.success(), "the server ended with {status}");
         Ok(())
     }
 
     pub(crate) fn memory(&self) -> Result<Memory> {
-        let status = self.proc_file("status")?;
-        let mib = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            let kib = line.and_then(|line| line.split_whitespace().nth(1));
-            let kib: f64 = kib
-                .and_then(|kib| kib.parse().ok())
-                .with_context(|| format!("/proc tells no {key}"))?;
-            anyhow::Ok(kib / 1024.0)
-        };
-        Ok(Memory {
-            resident_mib: mib("VmRSS")?,
-            anonymous_mib: mib("RssAnon")?,
-            file_mib: mib("RssFile")?,
-        })
+        process_tree::memory(self.process.id())
     }
 
-    /// Processor time of all its threads so far, in user mode and in the kernel for it.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        /// `USER_HZ`, in which the kernel tells times to user space.
-        const TICK: Duration = Duration::from_millis(10);
-        let stat = self.proc_file("stat")?;
-        // The second field is the program's name in brackets and may hold anything.
-        let (_, fields) = stat.rsplit_once(')').context("/proc has an odd stat")?;
-        let mut times = fields.split_whitespace().skip(11);
-        let mut ticks = || times.next()?.parse::<u32>().ok();
-        let (Some(user), Some(system)) = (ticks(), ticks()) else {
-            bail!("/proc tells no processor time")
-        };
-        Ok(TICK * (user + system))
+        process_tree::cpu_time(self.process.id())
     }
 
-    fn proc_file(&self, name: &str) -> Result<String> {
-        let path = format!("/proc/{}/{name}", self.process.id());
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    /// Waits until it has done what callers who are gone asked for: that would be time of the next
+    /// window.
+    pub(crate) fn settle(&self) -> Result<()> {
+        const WATCH: Duration = Duration::from_millis(100);
+        /// Processor time in `WATCH` of a server that has nothing to do.
+        const IDLE: Duration = Duration::from_millis(20);
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let began = Instant::now();
+        let mut before = self.cpu_time()?;
+        while began.elapsed() < PATIENCE {
+            thread::sleep(WATCH);
+            let now = self.cpu_time()?;
+            if now.saturating_sub(before) <= IDLE {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // One that has stopped is gone already.
+        // The processes that it started would outlive it: they are found while it is there.
+        let members = process_tree::members(self.process.id());
         let _ = self.process.kill();
+        for member in &members[1..] {
+            let _ = signal(*member, "-KILL");
+        }
+        // One that has stopped is gone already.
         let _ = self.process.wait();
     }
+}
+
+/// An address where nothing listens now.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?)
+}
+
+fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let log_file = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot write {}", log.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stderr(log_file)
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))
+}
+
+fn terminate(id: u32) -> Result<()> {
+    ensure!(signal(id, "-TERM")?, "process {id} cannot be told to stop");
+    Ok(())
+}
+
+/// The standard library can only kill, and only children.
+fn signal(id: u32, signal: &str) -> Result<bool> {
+    let sent = Command::new("kill")
+        .args([signal, &id.to_string()])
+        .stderr(Stdio::null())
+        .status()?;
+    Ok(sent.success())
 }
 
 fn address(url: &str) -> Result<SocketAddr> {

@@ -1,0 +1,79 @@
+//! Who takes part.
+
+use serde::{Serialize, Serializer};
+
+/// A server, by what it is made of and how it is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// hyper, the answer a constant.
+    Hello,
+    /// hyper, the question of digits parsed by `serde_json`.
+    ParseJson,
+    /// The node: HTTP, sandbox, guest, model.
+    Dunlin(Setup),
+    FastApi {
+        workers: usize,
+    },
+    LitServe {
+        workers: usize,
+    },
+    BentoMl {
+        workers: usize,
+    },
+    MlServer {
+        workers: usize,
+    },
+    /// A component that parses the question of digits.
+    WasmtimeServe(Reuse),
+}
+
+/// A deployment of the same predictor and model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setup {
+    OnnxRuntime,
+    Tract,
+    /// ONNX Runtime, and calls that wait share runs.
+    Batched,
+    /// ONNX Runtime, and a new instance for each request.
+    Fresh,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Warm,
+    Fresh,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> String {
+        let workers = |name: &str, workers| match workers {
+            1 => format!("{name}, 1 worker"),
+            more => format!("{name}, {more} workers"),
+        };
+        match self {
+            Kind::Hello => "hyper, \"hello\"".to_owned(),
+            Kind::ParseJson => "hyper + serde_json".to_owned(),
+            Kind::Dunlin(Setup::OnnxRuntime) => "Dunlin, ONNX Runtime".to_owned(),
+            Kind::Dunlin(Setup::Tract) => "Dunlin, tract".to_owned(),
+            Kind::Dunlin(Setup::Batched) => "Dunlin, ONNX Runtime, batching".to_owned(),
+            Kind::Dunlin(Setup::Fresh) => "Dunlin, ONNX Runtime, fresh instances".to_owned(),
+            Kind::FastApi { workers: count } => workers("FastAPI", count),
+            Kind::LitServe { workers: count } => workers("LitServe", count),
+            Kind::BentoMl { workers: count } => workers("BentoML", count),
+            Kind::MlServer { workers: count } => workers("MLServer", count),
+            Kind::WasmtimeServe(Reuse::Warm) => "wasmtime serve, instances reused".to_owned(),
+            Kind::WasmtimeServe(Reuse::Fresh) => "wasmtime serve, fresh instances".to_owned(),
+        }
+    }
+
+    /// Whether it answers with what the model says.
+    pub(crate) fn infers(self) -> bool {
+        !matches!(self, Kind::Hello | Kind::ParseJson | Kind::WasmtimeServe(_))
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name())
+    }
+}
