@@ -66,9 +66,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             .env("CARGO_MANIFEST_DIR", root().join("tests"))
             .env("DUNLIN_BINARY", &dunlin)
             .env("DUNLIN_PACKAGES", &packages)
+            .env("DUNLIN_DIGITS_COMPONENT", digits_component())
             .envs(native)
             .envs(beside),
     )
+}
+
+/// Where `dunlin package` has left it.
+fn digits_component() -> PathBuf {
+    let guests = target_dir().join("guests/wasm32-unknown-unknown/release");
+    guests.join("digits.component.wasm")
 }
 
 fn asked<'a>(mut arguments: &'a [&'a str]) -> Result<(Vec<With>, &'a [&'a str])> {

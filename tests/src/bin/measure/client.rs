@@ -38,6 +38,10 @@ impl Client {
         Ok(Self { runtime })
     }
 
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// Asks once, on a connection of its own.
     pub(crate) fn ask(
         &self,
@@ -98,7 +102,10 @@ pub(crate) async fn connect(server: SocketAddr) -> Result<Connection> {
     Ok(sender)
 }
 
-async fn ask(connection: &mut Connection, question: &Question) -> Result<(StatusCode, Bytes)> {
+pub(crate) async fn ask(
+    connection: &mut Connection,
+    question: &Question,
+) -> Result<(StatusCode, Bytes)> {
     let mut request = Request::builder()
         .method(&question.method)
         .uri(&question.path)

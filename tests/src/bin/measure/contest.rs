@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::{
@@ -263,6 +263,7 @@ fn window(
     let cpu = server.cpu_time()?.saturating_sub(before);
     server.settle()?;
     let answers = answers?;
+    ensure!(answers.count > 0.0, "nothing was answered in the window");
     Ok(Window {
         answers,
         cpu_us: cpu.as_secs_f64() * 1e6 / answers.count,

@@ -69,13 +69,18 @@ impl References {
 
     /// The forward predictor with the model.
     pub(crate) fn package(&self, workload: Workload, workers: usize) -> Result<Variant> {
+        self.package_as(workload, &forward(workload, workers)?)
+    }
+
+    /// The same with another deployment file.
+    pub(crate) fn package_as(&self, workload: Workload, deployment: &Value) -> Result<Variant> {
         let file = workload.model(&self.models);
         ensure!(
             file.is_file(),
             "{} is missing; cargo xtask bench --with lightning makes it",
             file.display()
         );
-        let deployment = forward(workload, workers)?.to_string();
+        let deployment = deployment.to_string();
         Ok(Variant::of_folder("forward", |folder| {
             let model = folder.join("models/model.onnx");
             fs::copy(file, model).expect("the folder is the test's");
@@ -118,20 +123,33 @@ pub(crate) fn digits(arena: &Arena<'_>, infer_time: &Example) -> Result<Contest>
     arena.contest(workload, field, connections, &limits)
 }
 
+/// The first numbers of the right answer.
+pub(crate) fn numbers(
+    arena: &Arena<'_>,
+    workload: Workload,
+    references: &References,
+) -> Result<Vec<f64>> {
+    let tensors = workload.tensors().context("digits is no such model")?;
+    let input = arena.home.join(workload.name()).with_extension("input");
+    fs::write(&input, tensors.input.bytes())?;
+    let file = workload.model(&references.models);
+    let python = &references.python;
+    let binding = in_process::binding(python, &file, &input, 1, arena.plan.warm_up)?;
+    Ok(binding.output)
+}
+
 pub(crate) fn model(
     arena: &Arena<'_>,
     workload: Workload,
     references: &References,
 ) -> Result<Contest> {
     println!("\n{}", workload.name());
-    let tensors = workload.tensors().context("digits is no such model")?;
+    let numbers = numbers(arena, workload, references)?;
+    // Where `numbers` wrote it.
     let input = arena.home.join(workload.name()).with_extension("input");
-    fs::write(&input, tensors.input.bytes())?;
     let file = workload.model(&references.models);
     let binding =
         |duration| in_process::binding(&references.python, &file, &input, arena.cores, duration);
-    let numbers = binding(arena.plan.warm_up)?.output;
-
     let mut field = Field::default();
     let home = arena.home.join(format!("node-{}", workload.name()));
     fs::create_dir(&home)?;
@@ -418,7 +436,7 @@ pub(crate) fn has_onnxruntime() -> bool {
 }
 
 /// The predictor that only hands tensors on.
-fn forward(workload: Workload, workers: usize) -> Result<Value> {
+pub(crate) fn forward(workload: Workload, workers: usize) -> Result<Value> {
     let tensors = workload.tensors().context("digits has its own predictor")?;
     let name = workload.name();
     Ok(json!({

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::{
     contest::{Contest, Window},
+    extra_goals,
     kind::{Kind, Reuse, Setup},
     node::Lone,
     report::Report,
@@ -32,7 +33,7 @@ pub(crate) const CONNECTIONS: usize = 32;
 /// More than any machine has cores to run a model on.
 const SATURATED: usize = 8;
 
-const DUNLIN: Kind = Kind::Dunlin(Setup::OnnxRuntime);
+pub(crate) const DUNLIN: Kind = Kind::Dunlin(Setup::OnnxRuntime);
 const FRESH: Kind = Kind::Dunlin(Setup::Fresh);
 const FASTAPI: Kind = Kind::FastApi { workers: 1 };
 const FASTAPI_2: Kind = Kind::FastApi { workers: 2 };
@@ -92,6 +93,7 @@ pub(crate) fn judge(report: &Report) -> Vec<Goal> {
         goals.push(start(lone, digits));
         goals.push(idle(lone, digits));
     }
+    goals.extend(extra_goals::judge(report));
     goals
 }
 

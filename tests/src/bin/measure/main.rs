@@ -10,17 +10,24 @@
     reason = "a benchmark tells on the terminal what it does and what it found"
 )]
 
+mod batching;
+mod charts;
 mod client;
 mod contest;
 mod entrants;
+mod extra_goals;
 mod goals;
 mod hello;
+mod idle;
 mod in_process;
 mod kind;
 mod load;
 mod machine;
 mod markdown;
 mod node;
+mod open_loop;
+mod overhead;
+mod overload;
 mod plan;
 mod process_tree;
 mod python_servers;
@@ -100,6 +107,7 @@ fn measure(args: &Args) -> Result<()> {
         generator.name(),
     );
 
+    open_loop::raise_file_limit()?;
     let infer_time = Example::find("infer_time")?;
     let home = tempfile::tempdir().context("cannot make a folder for the servers")?;
     let mut alone = vec![node::measure(&client, Engines::Embedded, &plan)?];
@@ -114,6 +122,11 @@ fn measure(args: &Args) -> Result<()> {
         cores: machine.cores,
     };
     let digits = entrants::digits(&arena, &infer_time)?;
+    let idle = idle::measure(&arena)?;
+    let overhead = overhead::measure(&plan)?;
+    let batching = entrants::has_onnxruntime()
+        .then(|| batching::measure(&arena))
+        .transpose()?;
     let references = References::find();
     let models = match &references {
         Some(references) => [Workload::ResNet18, Workload::Encoder]
@@ -122,6 +135,12 @@ fn measure(args: &Args) -> Result<()> {
             .collect::<Result<_>>()?,
         None => Vec::new(),
     };
+    let (mut poison, mut overload) = (None, None);
+    if let Some(references) = &references {
+        let numbers = entrants::numbers(&arena, Workload::Encoder, references)?;
+        poison = Some(batching::poison(&arena, references, &numbers)?);
+        overload = Some(overload::measure(&arena, references)?);
+    }
     let models_skipped = references.is_none().then(|| {
         "the models are made with PyTorch; cargo xtask bench --with lightning does it".to_owned()
     });
@@ -137,6 +156,11 @@ fn measure(args: &Args) -> Result<()> {
         digits,
         models,
         models_skipped,
+        idle,
+        overhead,
+        batching,
+        poison,
+        overload,
     };
     let output = args
         .output

@@ -300,12 +300,22 @@ fn method(report: &Report) -> String {
          thread pool. \"binary\" is the Open Inference Protocol's for Dunlin and the tensor's bytes alone \
          for FastAPI; the others have no such road. `wasmtime serve` runs with the pooling allocator and \
          reuses an instance 128 times, or not at all.\n\n\
+         The sandbox's part is taken in one process on one thread, in turns of 20 ms: the predictor of \
+         digits, warm and fresh, and the same JSON, model and softmax natively; each number is the \
+         middle of its calls. A deployment without an instance is one whose `idle_timeout` has passed. \
+         The poisoned request has a word that is not in the encoder's table, so that the engine fails. \
+         Overload lasts {:.0} s: an open loop of this program sends at a fixed rate over as many \
+         connections as that takes, and counts latency from when a request was due; meanwhile digits on \
+         the same node is asked 200 times a second. The bound of memory is the defaults of \
+         `body_memory_max` and of the deployments' `limits.memory` × `instances.max`, above what the \
+         node had.\n\n\
          The load generator shares the cores with the server, which draws the ratios of requests/s \
          towards 1; processor time of the server alone has no such share in it.\n",
         plan.warm_up.as_secs_f64(),
         plan.window.as_secs_f64(),
         plan.windows_max,
         CLOSE * 100.0,
+        plan.overload.as_secs_f64(),
     )
 }
 

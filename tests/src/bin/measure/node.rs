@@ -129,14 +129,29 @@ pub(crate) fn start(home: &Path, engines: Engines) -> Result<Server> {
     Server::start(&mut command, &home.join("node.log"))
 }
 
-/// Deploys a package. Gives the time until it was live.
+/// Deploys a package under its own name. Gives the time until it was live.
 pub(crate) fn upload(client: &Client, node: &Server, package: Vec<u8>) -> Result<Duration> {
+    post(client, node, package, "/v1/deployments".to_owned())
+}
+
+/// The same under another name.
+pub(crate) fn upload_as(
+    client: &Client,
+    node: &Server,
+    package: Vec<u8>,
+    name: &str,
+) -> Result<Duration> {
+    let path = format!("/v1/deployments?name={name}");
+    post(client, node, package, path)
+}
+
+fn post(client: &Client, node: &Server, package: Vec<u8>, path: String) -> Result<Duration> {
     let token_file = node.ready.token_file.as_deref();
     let token_file = token_file.context("the node did not say where its token is")?;
     let token = std::fs::read_to_string(token_file)?;
     let upload = Question {
         method: Method::POST,
-        path: "/v1/deployments".to_owned(),
+        path,
         headers: vec![(header::AUTHORIZATION, format!("Bearer {}", token.trim()))],
         body: Bytes::from(package),
     };
@@ -147,6 +162,31 @@ pub(crate) fn upload(client: &Client, node: &Server, package: Vec<u8>) -> Result
         "the package was refused: {body:?}"
     );
     Ok(began.elapsed())
+}
+
+/// The text of `/metrics`.
+pub(crate) fn metrics(client: &Client, node: &Server) -> Result<String> {
+    let scrape = Question {
+        method: Method::GET,
+        path: "/metrics".to_owned(),
+        headers: Vec::new(),
+        body: Bytes::new(),
+    };
+    let (status, body) = client.ask(node.admin()?, &scrape)?;
+    ensure!(status == StatusCode::OK, "no metrics: {status}");
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// The sum of a metric over its lines that have all of the labels.
+pub(crate) fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
+    let lines = text.lines().filter(|line| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']))
+    });
+    lines
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 pub(crate) fn ms(duration: Duration) -> f64 {

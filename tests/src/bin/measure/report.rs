@@ -6,11 +6,16 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
+    batching::{Batching, Poison},
+    charts,
     contest::Contest,
     goals::{self, Goal},
+    idle::Idle,
     machine::{Commit, Machine},
     markdown,
     node::Lone,
+    overhead::Overhead,
+    overload::Overload,
     plan::Plan,
 };
 
@@ -28,6 +33,13 @@ pub(crate) struct Report {
     pub(crate) models: Vec<Contest>,
     /// Why there are none.
     pub(crate) models_skipped: Option<String>,
+    pub(crate) idle: Idle,
+    pub(crate) overhead: Overhead,
+    /// None without ONNX Runtime.
+    pub(crate) batching: Option<Batching>,
+    /// None without the encoder.
+    pub(crate) poison: Option<Poison>,
+    pub(crate) overload: Option<Overload>,
 }
 
 #[derive(Serialize)]
@@ -45,10 +57,11 @@ impl Report {
             goals: goals::judge(self),
         };
         let json = serde_json::to_string_pretty(&document)? + "\n";
-        for (name, text) in [
+        let documents = [
             ("measurements.md", markdown::render(self)),
             ("measurements.json", json),
-        ] {
+        ];
+        for (name, text) in documents.into_iter().chain(charts::render(self)) {
             let path = folder.join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }

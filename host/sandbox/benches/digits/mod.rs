@@ -1,0 +1,166 @@
+//! The digits predictor in a sandbox, and the same work without one.
+
+use std::{collections::HashMap, error::Error, fs, num::NonZeroU32, sync::Arc, time::Duration};
+
+use dunlin_inference::{
+    BackendKind, BackendPaths, Backends, LoadRequest, Model, ModelOptions, ModelSource, Registry,
+    Tensor,
+};
+use dunlin_sandbox::{
+    Deadline, LogEntry, Measurement, Observer, Predictor, PredictorSpec, Request, Sandbox,
+    SandboxConfig,
+};
+use edge_config::{Grants, InstancePolicy, Instances, Limits};
+use serde::{Deserialize, Serialize};
+
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+const LABELS: usize = 10;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// One model, and the predictor twice: with warm instances and with fresh ones.
+#[derive(Debug)]
+pub(crate) struct Digits {
+    pub(crate) model: Model,
+    pub(crate) warm: Predictor,
+    pub(crate) fresh: Predictor,
+    /// The compiled code lies there.
+    _cache: tempfile::TempDir,
+}
+
+#[derive(Deserialize)]
+struct Question {
+    pixels: [[f32; 8]; 8],
+}
+
+#[derive(Serialize)]
+struct Answer {
+    label: usize,
+    probabilities: [f32; LABELS],
+}
+
+#[derive(Debug)]
+struct Silent;
+
+impl Observer for Silent {
+    fn log(&self, _: LogEntry) {}
+    fn measure(&self, _: &str, _: Measurement) {}
+}
+
+impl Digits {
+    /// `component` is what `cargo xtask guests` compiled of `predictors/digits`. Native backends are
+    /// those in the folder that `DUNLIN_BACKENDS` names.
+    pub(crate) async fn load(
+        component: &str,
+        model: &str,
+        backend: BackendKind,
+    ) -> Result<Self, Failure> {
+        let registry = Arc::new(Registry::new(Backends::new(BackendPaths {
+            folder: std::env::var_os("DUNLIN_BACKENDS").map(Into::into),
+            ..BackendPaths::default()
+        })));
+        let model = registry
+            .get_or_load(LoadRequest {
+                digest: model.to_owned(),
+                source: ModelSource::path(model),
+                backend,
+                options: ModelOptions::default(),
+                golden: None,
+            })
+            .await?;
+        let cache = tempfile::tempdir()?;
+        let sandbox = Sandbox::new(SandboxConfig {
+            instances_max: 16,
+            guest_memory_max: 256 << 20,
+            cache_dir: cache.path().join("cache"),
+        })?;
+        let wasm: Arc<[u8]> = fs::read(component)?.into();
+        let predictor = async |policy| {
+            let spec = PredictorSpec {
+                wasm: Arc::clone(&wasm),
+                config: "{}".to_owned(),
+                models: HashMap::from([("digits".to_owned(), model.clone())]),
+                registry: Arc::clone(&registry),
+                grants: Grants {
+                    clock: false,
+                    random: false,
+                    load: false,
+                },
+                instances: Instances {
+                    policy,
+                    max: 8,
+                    calls_max: u64::MAX,
+                    idle_timeout: MINUTE,
+                },
+                limits: Limits {
+                    memory: 256 << 20,
+                    tensor_memory: 256 << 20,
+                    deadline: MINUTE,
+                    request_body: 1 << 20,
+                    response_body: 1 << 20,
+                    requests_in_flight: 8,
+                    weight: NonZeroU32::MIN,
+                },
+                observer: Arc::new(Silent),
+                init_deadline: MINUTE,
+            };
+            Predictor::start(&sandbox, spec).await
+        };
+        Ok(Self {
+            warm: predictor(InstancePolicy::Warm).await?,
+            fresh: predictor(InstancePolicy::Fresh).await?,
+            model,
+            _cache: cache,
+        })
+    }
+
+    /// The whole of it without Wasm: the same JSON, the same model, the same softmax.
+    pub(crate) async fn native(&self, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let Question { pixels } = serde_json::from_slice(body)?;
+        let input = Tensor::from_values(&[1, 1, 8, 8], pixels.as_flattened())?;
+        let outputs = self.model.infer(vec![("pixels".to_owned(), input)]).await?;
+        let logits = outputs.into_iter().next().ok_or("no output")?.1;
+        let logits: Vec<f32> = logits.values().ok_or("not FP32")?.collect();
+        let mut label = 0;
+        for (at, logit) in logits.iter().enumerate() {
+            if *logit > logits[label] {
+                label = at;
+            }
+        }
+        let exponentials: [f32; LABELS] =
+            std::array::from_fn(|at| (logits[at] - logits[label]).exp());
+        let sum: f32 = exponentials.iter().sum();
+        let probabilities = exponentials.map(|exponential| exponential / sum);
+        Ok(serde_json::to_vec(&Answer {
+            label,
+            probabilities,
+        })?)
+    }
+
+    /// The predictor's answer.
+    pub(crate) async fn predict(predictor: &Predictor, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let request = Request {
+            id: "0123456789abcdef",
+            method: "POST",
+            path: "/",
+            query: &[],
+            headers: &[],
+            body,
+        };
+        Ok(predictor
+            .predict(request, Deadline::after(MINUTE))
+            .await?
+            .body)
+    }
+}
+
+/// A picture with a stroke in it.
+pub(crate) fn question() -> Vec<u8> {
+    let mut pixels = [[0_u8; 8]; 8];
+    for row in &mut pixels {
+        row[3] = 13;
+        row[4] = 16;
+    }
+    let rows: Vec<String> = pixels.iter().map(|row| format!("{row:?}")).collect();
+    format!("{{\"pixels\":[{}]}}", rows.join(",")).into_bytes()
+}

@@ -1,0 +1,41 @@
+//! What the sandbox adds to a prediction: `host/sandbox/examples/predict_time.rs`.
+
+use std::{env, path::Path};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{entrants::has_onnxruntime, in_process::Example, plan::Plan, workload::Workload};
+
+/// The component of digits, as `cargo xtask guests` compiled it.
+const COMPONENT: &str = "DUNLIN_DIGITS_COMPONENT";
+
+/// The middle of the calls of each kind, in microseconds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Overhead {
+    /// The same JSON, model and softmax without Wasm.
+    pub(crate) native_us: f64,
+    pub(crate) warm_us: f64,
+    pub(crate) fresh_us: f64,
+}
+
+pub(crate) fn measure(plan: &Plan) -> Result<Overhead> {
+    println!("\nThe sandbox: digits warm, fresh and without Wasm");
+    let component = env::var(COMPONENT)
+        .with_context(|| format!("{COMPONENT} is not set; run cargo xtask bench"))?;
+    let model = Workload::Digits.model(Path::new(""));
+    let model = model.to_str().context("the path is not text")?;
+    let milliseconds = plan.in_process.as_millis().to_string();
+    let backend = if has_onnxruntime() {
+        "onnxruntime"
+    } else {
+        "tract"
+    };
+    let overhead: Overhead =
+        Example::find("predict_time")?.run(&[&component, model, &milliseconds, backend])?;
+    println!(
+        "  without {:.1} µs, warm {:.1} µs, fresh {:.1} µs",
+        overhead.native_us, overhead.warm_us, overhead.fresh_us
+    );
+    Ok(overhead)
+}
