@@ -6,7 +6,7 @@ use std::{ffi::OsString, fs, path::PathBuf, process::Command};
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    backends, guests,
+    backends, guests, models,
     process::{cargo, root, step, target_dir, work_dir},
     python,
 };
@@ -97,13 +97,17 @@ fn asked<'a>(mut arguments: &'a [&'a str]) -> Result<(Vec<With>, &'a [&'a str])>
 fn reference_models() -> Result<Variables> {
     let requirements = root().join("tests/python/lightning/requirements.txt");
     let python = python::environment("lightning", &requirements)?;
+    models::make(&python)?;
     let models = work_dir("models")?;
-    if !models.join("encoder.onnx").exists() {
+    let resnet = models::made("predictors/resnet")?.join("resnet18.onnx");
+    fs::copy(resnet, models.join("resnet18.onnx"))?;
+    let encoder = models.join("encoder.onnx");
+    if !encoder.exists() {
         step(
-            "Write ResNet-18 and an encoder",
+            "Write an encoder",
             Command::new(&python)
-                .arg(root().join("tests/python/reference_models.py"))
-                .arg(&models),
+                .arg(root().join("tests/python/reference_encoder.py"))
+                .arg(encoder),
         )?;
     }
     Ok(vec![

@@ -7,9 +7,12 @@ use std::{
 
 use anyhow::Result;
 
-use crate::process::{cargo, root, step, target_dir, work_dir};
+use crate::{
+    models,
+    process::{cargo, root, step, target_dir, work_dir},
+};
 
-/// The folders with a `dunlin.yaml`.
+/// The folders with a `dunlin.yaml` and all that it names.
 const GUESTS: [&str; 4] = [
     "predictors/echo",
     "predictors/forward",
@@ -26,13 +29,17 @@ pub(crate) fn package(dunlin: &Path) -> Result<PathBuf> {
     lend_model("predictors/forward")?;
     lend_model("tests/guests/misbehave")?;
     let packages = work_dir("packages")?;
-    for guest in GUESTS {
+    let made = models::PREDICTORS.into_iter();
+    let made = made.filter(|predictor| root().join(predictor).join("models").exists());
+    for guest in GUESTS.into_iter().chain(made) {
         let dir = root().join(guest);
         let name = dir.file_name().expect("a guest has a folder");
         let package = packages.join(name).with_extension("dunlin");
         step(
             &format!("Package {guest}"),
             Command::new(dunlin)
+                // One for all: the standard library may have to be compiled there.
+                .env("CARGO_TARGET_DIR", target_dir())
                 .arg("package")
                 .arg(&dir)
                 .arg("--file")

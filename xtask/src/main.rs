@@ -10,6 +10,7 @@ mod backends;
 mod bench;
 mod demo;
 mod guests;
+mod models;
 mod process;
 mod python;
 mod test;

@@ -5,10 +5,16 @@ use std::{ffi::OsString, process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    backends, guests,
+    backends, guests, models,
     process::{cargo, exists, root, step},
     python,
 };
+
+const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
+
+/// The guests that are no members of this workspace: their dependencies would change the features of
+/// what the engines are built from.
+const OWN_WORKSPACES: [&str; 1] = ["predictors/embedder"];
 
 /// Whether the tests that need PyTorch Lightning run: its environment takes 3 GB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +28,12 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     step("Formatting", cargo().args(["fmt", "--all", "--check"]))?;
     step(
         "Clippy",
-        cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "--deny",
-            "warnings",
-        ]),
+        cargo()
+            .args(["clippy", "--workspace", "--all-targets"])
+            .args(DENY_WARNINGS),
     )?;
+    // Before the guests are built: a vocabulary is part of one.
+    let lightning = lightning_variables(lightning)?;
     // The tests' own build also makes the binary: building it alone would choose other features of
     // the engines' dependencies, and compile the engines twice.
     step(
@@ -42,12 +45,11 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
-    let lightning = lightning_variables(lightning)?;
     step(
         "Tests of every crate, of the guests natively, and end to end",
         cargo()
             .args(["test", "--workspace"])
-            .envs(lightning)
+            .envs(lightning.clone())
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
             .env("DUNLIN_PYTHON", &python)
@@ -56,6 +58,9 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
             .env_remove("DUNLIN_ONNX_CASES")
             .envs(native),
     )?;
+    for guest in OWN_WORKSPACES {
+        own_workspace(guest, &lightning)?;
+    }
     step(
         "Documentation",
         cargo()
@@ -69,6 +74,31 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     Ok(())
 }
 
+fn own_workspace(guest: &str, lightning: &[(&'static str, OsString)]) -> Result<()> {
+    let cargo_there = || {
+        let mut cargo = cargo();
+        cargo.current_dir(root().join(guest));
+        cargo.env("CARGO_TARGET_DIR", target_dir());
+        cargo
+    };
+    step(
+        &format!("Formatting of {guest}"),
+        cargo_there().args(["fmt", "--check"]),
+    )?;
+    step(
+        &format!("Clippy of {guest}"),
+        cargo_there()
+            .args(["clippy", "--locked", "--all-targets"])
+            .args(DENY_WARNINGS),
+    )?;
+    step(
+        &format!("Tests of {guest}, natively"),
+        cargo_there()
+            .args(["test", "--locked"])
+            .envs(lightning.iter().cloned()),
+    )
+}
+
 /// Where the tests find PyTorch Lightning; nothing where they are to skip what needs it.
 fn lightning_variables(lightning: Lightning) -> Result<Vec<(&'static str, OsString)>> {
     if lightning == Lightning::Skipped {
@@ -80,6 +110,7 @@ fn lightning_variables(lightning: Lightning) -> Result<Vec<(&'static str, OsStri
     }
     let requirements = root().join("tests/python/lightning/requirements.txt");
     let python = python::environment("lightning", &requirements)?;
+    models::make(&python)?;
     Ok(vec![
         ("DUNLIN_LIGHTNING_PYTHON", python.into_os_string()),
         ("DUNLIN_REQUIRE_LIGHTNING", "1".into()),
