@@ -26,5 +26,5 @@ pub use artifacts::{backends, binary, lightning, package, python, repository};
 pub use cli::{Cli, Ran};
 pub use digits::{Golden, HeldOut, pixels_json, png};
 pub use node::{Node, NodeOptions, Signal};
-pub use package::{Variant, blob, digest, rewrite, with_component, with_yaml};
+pub use package::{Variant, blob, digest, rewrite, with_component, with_model, with_yaml};
 pub use wait::{until, until_async};

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub disk_bytes: Option<u64>,
     /// The node's standard error is a pipe that nobody reads; [`Node::log`] is empty.
     pub stalled_log: bool,
+    /// It has no native backends, whatever this machine has.
+    pub without_backends: bool,
 }
 
 /// How a node is ended.
@@ -346,6 +348,9 @@ fn serve(folder: &Path, options: &NodeOptions) -> Child {
             command
         }
     };
+    if options.without_backends {
+        command.env("DUNLIN_BACKENDS", folder.join("no-backends"));
+    }
     command
         .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
         .args(["--admin-listen", "127.0.0.1:0", "--config"])

@@ -118,6 +118,27 @@ pub fn with_component(name: &str, component: &[u8]) -> Vec<u8> {
     )
 }
 
+/// The package `name` with another file for its only model, and every digest as it must be. `dunlin
+/// package` would refuse a file that is no model.
+///
+/// # Panics
+/// The package is not an OCI image layout with one manifest, or has no model.
+#[must_use]
+pub fn with_model(name: &str, model: &[u8]) -> Vec<u8> {
+    with_blob(
+        name,
+        |manifest| {
+            let layers = manifest["layers"].as_array_mut();
+            let mut layers = layers.into_iter().flatten();
+            layers.find(|layer| {
+                let title = &layer["annotations"]["org.opencontainers.image.title"];
+                title.as_str().is_some_and(|title| title.ends_with(".onnx"))
+            })
+        },
+        |_| model.to_vec(),
+    )
+}
+
 /// The package `name` with another deployment file, and every digest as it must be.
 ///
 /// # Panics

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use dunlin_tests::{Node, NodeOptions, backends, lightning, package, repository};
+use dunlin_tests::{Node, NodeOptions, Variant, backends, lightning, repository};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -23,14 +23,19 @@ fn references() -> Vec<Reference> {
     serde_json::from_slice(&file).expect("it is as export.py writes it")
 }
 
-/// A node with the embedder, on tract or on what is in the folder.
-async fn embedder(folder: Option<PathBuf>) -> Node {
+/// A node with the embedder on that engine, with the native ones in `folder`.
+async fn embedder(backend: &str, folder: Option<PathBuf>) -> Node {
     let config = folder.map(|folder| json!({"backends": {"folder": folder}}).to_string());
     let node = Node::start(&NodeOptions {
         config: config.unwrap_or_default(),
         ..NodeOptions::default()
     });
-    node.deploy(&package("embedder")).await;
+    let package = Variant::of("embedder", |yaml| {
+        yaml["predictor"]["models"][0]["backend"] = backend.into();
+        // Several tests may share a slow machine.
+        yaml["limits"]["deadline"] = "60s".into();
+    });
+    node.deploy(&package.path()).await;
     node
 }
 
@@ -49,14 +54,19 @@ fn check_close(found: &[f32], expected: &Reference) {
     }
 }
 
-/// All in one list, so that short texts have much padding, and some alone.
+/// The short ones in one list, so that most have padding, and the long ones; and some alone.
 async fn check(node: &Node, alone: &[Reference]) {
-    let references = references();
-    let texts: Vec<&str> = references.iter().map(|one| &one.text[..]).collect();
-    let found = embeddings(node, &json!({"texts": texts})).await;
-    assert_eq!(found.len(), references.len());
-    for (found, expected) in found.iter().zip(&references) {
-        check_close(found, expected);
+    let (short, long): (Vec<_>, Vec<_>) = references()
+        .into_iter()
+        .partition(|one| one.tokens.len() <= 64);
+    for list in [short, long] {
+        let texts: Vec<&str> = list.iter().map(|one| &one.text[..]).collect();
+        let found = embeddings(node, &json!({"texts": texts})).await;
+        assert!(list.len() >= 2);
+        assert_eq!(found.len(), list.len());
+        for (found, expected) in found.iter().zip(&list) {
+            check_close(found, expected);
+        }
     }
     for expected in alone {
         let found = embeddings(node, &json!({"text": expected.text})).await;
@@ -70,7 +80,7 @@ async fn tract_gives_what_the_original_gives() {
     if lightning().is_none() {
         return;
     }
-    check(&embedder(None).await, &references()[..3]).await;
+    check(&embedder("tract", None).await, &references()[..3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +88,7 @@ async fn onnx_runtime_gives_what_the_original_gives() {
     let (Some(_), Some(folder)) = (lightning(), backends(&["onnxruntime"])) else {
         return;
     };
-    check(&embedder(Some(folder)).await, &references()).await;
+    check(&embedder("onnxruntime", Some(folder)).await, &references()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +96,7 @@ async fn what_means_the_same_is_near() {
     if lightning().is_none() {
         return;
     }
-    let node = embedder(None).await;
+    let node = embedder("tract", None).await;
     // Three pairs, each of one meaning in other words.
     let texts: Vec<String> = references()
         .into_iter()
@@ -115,7 +125,7 @@ async fn the_other_ways_of_asking_give_the_same() {
     if lightning().is_none() {
         return;
     }
-    let node = embedder(None).await;
+    let node = embedder("tract", None).await;
     let expected = &references()[0];
     let plain = node.post("/embedder", "text/plain", expected.text.clone());
     let plain = plain.await.ok().json();

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use dunlin_tests::{Node, NodeOptions, backends, lightning, package, repository};
+use dunlin_tests::{Node, NodeOptions, Variant, backends, lightning, repository};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::json;
@@ -23,13 +23,16 @@ fn models() -> PathBuf {
     repository().join("predictors/resnet/models")
 }
 
-async fn check(folder: Option<PathBuf>) {
+async fn check(backend: &str, folder: Option<PathBuf>) {
     let config = folder.map(|folder| json!({"backends": {"folder": folder}}).to_string());
     let node = Node::start(&NodeOptions {
         config: config.unwrap_or_default(),
         ..NodeOptions::default()
     });
-    node.deploy(&package("resnet")).await;
+    let package = Variant::of("resnet", |yaml| {
+        yaml["predictor"]["models"][0]["backend"] = backend.into();
+    });
+    node.deploy(&package.path()).await;
 
     let reference = fs::read(models().join("reference.safetensors")).expect("export.py wrote it");
     let reference = SafeTensors::deserialize(&reference).expect("it is a safetensors file");
@@ -84,7 +87,7 @@ async fn check(folder: Option<PathBuf>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn tract_gives_what_the_original_gives() {
     if lightning().is_some() {
-        check(None).await;
+        check("tract", None).await;
     }
 }
 
@@ -93,5 +96,5 @@ async fn onnx_runtime_gives_what_the_original_gives() {
     let (Some(_), Some(folder)) = (lightning(), backends(&["onnxruntime"])) else {
         return;
     };
-    check(Some(folder)).await;
+    check("onnxruntime", Some(folder)).await;
 }
