@@ -29,7 +29,7 @@ use crate::{
     workload::{Check, Form, Road, Workload},
 };
 
-/// The folder that `tests/python/reference_models.py` wrote.
+/// The folder that `tests/python/reference_encoder.py` and `predictors/resnet/export.py` wrote.
 const MODELS: &str = "DUNLIN_REFERENCE_MODELS";
 /// An interpreter with onnxruntime.
 const PYTHON: &str = "DUNLIN_BENCH_PYTHON";

@@ -96,7 +96,7 @@ impl Workload {
         }
     }
 
-    /// The file that every server loads. `models` is what `reference_models.py` wrote.
+    /// The file that every server loads. `models` is where ResNet-18 and the encoder lie.
     pub(crate) fn model(self, models: &Path) -> PathBuf {
         match self {
             Workload::Digits => repository().join("predictors/digits/models/digits.onnx"),
