@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     backends, guests, models,
-    process::{cargo, exists, root, step},
+    process::{cargo, exists, root, step, target_dir},
     python,
 };
 

@@ -73,6 +73,7 @@ impl Digits {
             instances_max: 16,
             guest_memory_max: 256 << 20,
             cache_dir: cache.path().join("cache"),
+            compiler: None,
         })?;
         let wasm: Arc<[u8]> = fs::read(component)?.into();
         let predictor = async |policy| {
