@@ -26,7 +26,13 @@ pub struct Batching {
 
 /// `None` where the model does not batch, and where a problem was reported.
 pub(crate) fn check(model: &Section<'_>) -> Option<Batching> {
-    let max_batch_size = model.count("max_batch_size", 0, 0..=BATCH_SIZE_MAX);
+    check_over(model, None)
+}
+
+/// As [`check`], where keys that are absent mean what `before` says.
+pub(crate) fn check_over(model: &Section<'_>, before: Option<&Batching>) -> Option<Batching> {
+    let unsaid = before.map_or(0, |before| before.max_batch_size);
+    let max_batch_size = model.count("max_batch_size", unsaid, 0..=BATCH_SIZE_MAX);
     let dynamic = model.section("dynamic_batching");
     if max_batch_size <= 1 {
         if model.has("dynamic_batching") {
@@ -40,14 +46,19 @@ pub(crate) fn check(model: &Section<'_>) -> Option<Batching> {
     let preferred_batch_size = dynamic.read("preferred_batch_size", |value| {
         preferred(value, max_batch_size)
     });
+    let unsaid = before.map_or(Duration::ZERO, |before| before.max_queue_delay);
     let delay = dynamic.count(
         "max_queue_delay_microseconds",
-        0,
+        u64::try_from(unsaid.as_micros()).unwrap_or(DELAY_MAX_MICROSECONDS),
         0..=DELAY_MAX_MICROSECONDS,
     );
     Some(Batching {
         max_batch_size,
-        preferred_batch_size: preferred_batch_size.unwrap_or_default(),
+        preferred_batch_size: preferred_batch_size.unwrap_or_else(|| {
+            let sizes = before.map(|before| before.preferred_batch_size.as_slice());
+            let sizes = sizes.unwrap_or_default().iter().copied();
+            sizes.filter(|size| *size <= max_batch_size).collect()
+        }),
         max_queue_delay: Duration::from_micros(delay),
     })
 }

@@ -35,9 +35,9 @@ pub(crate) const TENSOR_KEYS: &[&str] = &["name", "datatype", "shape"];
 pub(crate) const TOLERANCE_KEYS: &[&str] = &["relative", "absolute"];
 
 /// More runs at once or threads than an edge machine has cores for.
-const THREADS_MAX: u32 = 256;
+pub(crate) const THREADS_MAX: u32 = 256;
 /// Each waiting call keeps its tensors and its connection.
-const QUEUE_MAX: u32 = 1_000_000;
+pub(crate) const QUEUE_MAX: u32 = 1_000_000;
 /// In microseconds; no request has more time than an hour.
 const TIMEOUT_MAX: u64 = 3_600_000_000;
 /// As many tensors as a signature is ever written by hand with.
@@ -203,14 +203,13 @@ pub(crate) fn check(section: &Section<'_>) -> Option<Model> {
     }
     let torchscript = section.section("torchscript");
     let instance_group = section.section("instance_group");
-    let timeout = section.count("default_timeout_microseconds", 0, 0..=TIMEOUT_MAX);
     let tolerance = section.section("tolerance");
     Some(Model {
         instances: instance_group.count_u32("count", 1, 1..=THREADS_MAX),
         threads: section.count_u32("threads", 1, 1..=THREADS_MAX),
         batching: batching::check(section),
         max_queue_size: section.count_u32("max_queue_size", 256, 1..=QUEUE_MAX),
-        queue_timeout: (timeout > 0).then(|| Duration::from_micros(timeout)),
+        queue_timeout: check_queue_timeout(section),
         onnxruntime: check_onnxruntime(&section.section("onnxruntime")),
         torchscript: TorchScriptSettings {
             optimize_for_inference: torchscript.flag("optimize_for_inference", false),
@@ -226,6 +225,12 @@ pub(crate) fn check(section: &Section<'_>) -> Option<Model> {
         inputs,
         golden,
     })
+}
+
+/// `None`: a call waits until its deadline.
+pub(crate) fn check_queue_timeout(section: &Section<'_>) -> Option<Duration> {
+    let timeout = section.count("default_timeout_microseconds", 0, 0..=TIMEOUT_MAX);
+    (timeout > 0).then(|| Duration::from_micros(timeout))
 }
 
 /// The defaults are those of a small node: what saves time at the price of an idle core, or of

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::section::{Layout, Report, Section, text};
+use crate::yaml::Value;
 
 const KI: u64 = 1 << 10;
 const MI: u64 = 1 << 20;
@@ -20,7 +21,9 @@ const LAYOUT: Layout = &[
         "",
         &[
             "data",
+            "grpc",
             "admin",
+            "model_control",
             "data_dir",
             "threads",
             "instances_max",
@@ -40,6 +43,7 @@ const LAYOUT: Layout = &[
         ],
     ),
     ("data", &["listen"]),
+    ("grpc", &["listen"]),
     ("admin", &["listen"]),
     ("backends", &["folder", "onnxruntime", "torchscript"]),
     ("log", &["format", "level"]),
@@ -50,8 +54,12 @@ const LAYOUT: Layout = &[
 pub struct Node {
     /// Where predictions are asked for.
     pub data: Listen,
+    /// Where they are asked for by gRPC; `None`: nowhere.
+    pub grpc: Option<Listen>,
     /// Where deployments are changed.
     pub admin: Listen,
+    /// Who may load and unload deployments through the Open Inference Protocol.
+    pub model_control: ModelControl,
     /// Where packages and state are kept. `None`: nobody said, and the command line decides by the
     /// user's folders, which this crate does not look at.
     pub data_dir: Option<PathBuf>,
@@ -98,6 +106,17 @@ pub struct Backends {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
     pub listen: SocketAddr,
+}
+
+/// Who may load and unload deployments where predictions are asked for. Triton's
+/// `--model-control-mode` has `none` and, as `explicit`, what is `open` here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelControl {
+    None,
+    /// Who presents the admin plane's token.
+    Token,
+    /// Everybody.
+    Open,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,12 +178,23 @@ impl Default for Node {
 
 fn check(root: &Section<'_>) -> Node {
     let data = root.section("data");
+    let grpc = root.section("grpc");
     let admin = root.section("admin");
     let backends = root.section("backends");
     let log = root.section("log");
     let node = Node {
         data: check_listen(&data, 8080),
+        grpc: check_listen_or_off(&grpc, 8082),
         admin: check_listen(&admin, 8081),
+        model_control: root.one_of(
+            "model_control",
+            ModelControl::None,
+            &[
+                ("none", ModelControl::None),
+                ("token", ModelControl::Token),
+                ("open", ModelControl::Open),
+            ],
+        ),
         data_dir: path(root, "data_dir", "/var/lib/dunlin"),
         threads: root.count_u32("threads", cores(), 1..=THREADS_MAX),
         instances_max: root.count_u32("instances_max", 128, 1..=65_536),
@@ -201,14 +231,28 @@ fn check(root: &Section<'_>) -> Node {
             level: log.one_of("level", LogLevel::Info, &LogLevel::ALL),
         },
     };
-    // Port 0 is another free port each time it is bound.
-    if node.data.listen == node.admin.listen && node.data.listen.port() != 0 {
-        let at = node.admin.listen;
-        let section = if admin.has("listen") { &admin } else { &data };
-        section.refuse(
-            "listen",
-            format!("{at} is that of data and of admin; write another port"),
-        );
+    let planes = [
+        ("data", Some(node.data), &data),
+        ("admin", Some(node.admin), &admin),
+        ("grpc", node.grpc, &grpc),
+    ];
+    for (position, (name, address, section)) in planes.iter().enumerate() {
+        for (other_name, other_address, other) in &planes[..position] {
+            // Port 0 is another free port each time it is bound.
+            if let Some(Listen { listen }) = address.filter(|a| a.listen.port() != 0)
+                && address == other_address
+            {
+                let section = if section.has("listen") {
+                    section
+                } else {
+                    other
+                };
+                section.refuse(
+                    "listen",
+                    format!("{listen} is that of {other_name} and of {name}; write another port"),
+                );
+            }
+        }
     }
     node
 }
@@ -222,17 +266,37 @@ fn path(section: &Section<'_>, key: &str, example: &str) -> Option<PathBuf> {
 }
 
 fn check_listen(section: &Section<'_>, port: u16) -> Listen {
-    let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-    let listen = section.read("listen", |value| {
-        let written = match value {
-            crate::yaml::Value::String(text) => text.parse().ok(),
-            _ => None,
-        };
-        written.ok_or_else(|| format!("{value} is not an address with a port; write {default}"))
+    let default = local(port);
+    let listen = section.read("listen", |value| address(value, default));
+    listen.unwrap_or(default)
+}
+
+fn check_listen_or_off(section: &Section<'_>, port: u16) -> Option<Listen> {
+    let default = local(port);
+    let listen = section.read("listen", |value| match value {
+        Value::String(off) if off == "off" => Ok(None),
+        Value::Bool(false) => Ok(None),
+        _ => address(value, default).map(Some),
     });
+    listen.unwrap_or(Some(default))
+}
+
+fn local(port: u16) -> Listen {
     Listen {
-        listen: listen.unwrap_or(default),
+        listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
     }
+}
+
+fn address(value: &Value, default: Listen) -> Result<Listen, String> {
+    let written = match value {
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let listen = written.ok_or_else(|| {
+        let default = default.listen;
+        format!("{value} is not an address with a port; write {default}")
+    })?;
+    Ok(Listen { listen })
 }
 
 /// A machine that does not tell has one.
@@ -254,6 +318,8 @@ mod tests {
         let node = Node::default();
         assert_eq!(node.data.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(node.admin.listen.to_string(), "127.0.0.1:8081");
+        let grpc = node.grpc.map(|grpc| grpc.listen.to_string());
+        assert_eq!(grpc.as_deref(), Some("127.0.0.1:8082"));
         assert_eq!(node.data_dir, None);
         assert_eq!(node.backends, Backends::default());
         assert!(node.threads >= 1);
@@ -266,7 +332,9 @@ mod tests {
         );
         let text = "\
 data: {listen: '0.0.0.0:80'}
+grpc: {listen: off}
 admin: {listen: '[::1]:0'}
+model_control: token
 data_dir: /srv/dunlin
 threads: 3
 instances_max: 4
@@ -290,9 +358,11 @@ log: {format: json, level: debug}
                 data: Listen {
                     listen: "0.0.0.0:80".parse().unwrap()
                 },
+                grpc: None,
                 admin: Listen {
                     listen: "[::1]:0".parse().unwrap()
                 },
+                model_control: ModelControl::Token,
                 data_dir: Some("/srv/dunlin".into()),
                 threads: 3,
                 instances_max: 4,
@@ -369,6 +439,16 @@ log: {format: json, level: debug}
             &[
                 "node.yaml:2: data.listen: 127.0.0.1:8081 is that of data and of admin; write another port",
             ],
+        );
+        check(
+            "\ngrpc: {listen: 127.0.0.1:8080}",
+            &[
+                "node.yaml:2: grpc.listen: 127.0.0.1:8080 is that of data and of grpc; write another port",
+            ],
+        );
+        check(
+            "model_control: explicit",
+            &["node.yaml:1: model_control: explicit is unknown; write one of none, token, open"],
         );
         check(
             "threads: 0",

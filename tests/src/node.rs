@@ -60,6 +60,7 @@ pub struct Node {
 #[derive(Debug)]
 struct Ready {
     data: String,
+    grpc: String,
     admin: String,
     token_file: PathBuf,
 }
@@ -156,6 +157,12 @@ impl Node {
     #[must_use]
     pub fn data_url(&self) -> &str {
         &self.ready.data
+    }
+
+    /// `127.0.0.1:<port>` for gRPC.
+    #[must_use]
+    pub fn grpc_address(&self) -> &str {
+        &self.ready.grpc
     }
 
     /// `http://127.0.0.1:<port>` of the admin plane.
@@ -353,6 +360,7 @@ fn serve(folder: &Path, options: &NodeOptions) -> Child {
     }
     command
         .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
+        .args(["--grpc-listen", "127.0.0.1:0"])
         .args(["--admin-listen", "127.0.0.1:0", "--config"])
         .arg(config)
         .arg("--data-dir")
@@ -380,8 +388,13 @@ fn spawn(folder: &Path, options: &NodeOptions) -> (Child, Ready) {
     let line = receiver.recv_timeout(START_TIMEOUT).unwrap_or_default();
     let document: Value = serde_json::from_str(&line).unwrap_or_default();
     let text = |key: &str| document[key].as_str().map(str::to_owned);
-    match (text("data"), text("admin"), text("token_file")) {
-        (Some(data), Some(admin), Some(token_file)) => {
+    match (
+        text("data"),
+        text("grpc"),
+        text("admin"),
+        text("token_file"),
+    ) {
+        (Some(data), Some(grpc), Some(admin), Some(token_file)) => {
             let mut token_file = PathBuf::from(token_file);
             if options.disk_bytes.is_some() {
                 // The file system is the node's own; this is the way in.
@@ -391,6 +404,7 @@ fn spawn(folder: &Path, options: &NodeOptions) -> (Child, Ready) {
             }
             let ready = Ready {
                 data,
+                grpc,
                 admin,
                 token_file,
             };

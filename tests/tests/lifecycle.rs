@@ -157,6 +157,8 @@ async fn a_folder_has_one_node() {
             "serve",
             "--listen",
             "127.0.0.1:0",
+            "--grpc-listen",
+            "off",
             "--admin-listen",
             "127.0.0.1:0",
             "--data-dir",

@@ -85,6 +85,7 @@ impl DemoNode {
                 "--listen",
                 &data,
             ])
+            .args(["--grpc-listen", "127.0.0.1:0"])
             .args(["--admin-listen", &admin, "--data-dir"])
             .arg(dir.join("data"))
             .stdout(Stdio::piped())

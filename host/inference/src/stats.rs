@@ -102,6 +102,16 @@ impl Stats {
         }
     }
 
+    /// A call of something that computes by itself, without a queue or batches, has its answer.
+    pub fn answered(&self, took: Duration) {
+        let times = Times {
+            compute_infer: took,
+            ..Times::default()
+        };
+        self.succeeded(1, times);
+        self.executed(1, times);
+    }
+
     /// One call has its answer.
     pub(crate) fn succeeded(&self, rows: u64, times: Times) {
         self.inferences.fetch_add(rows, Ordering::Relaxed);
@@ -135,7 +145,8 @@ impl Stats {
         }
     }
 
-    pub(crate) fn failed(&self, took: Duration) {
+    /// A call has no answer.
+    pub fn failed(&self, took: Duration) {
         self.fail.add(took);
     }
 

@@ -73,6 +73,14 @@ impl Held {
         let mut permits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         permits.push(permit);
     }
+
+    /// Takes over what another holds.
+    pub(crate) fn absorb(&self, other: &Self) {
+        let mut others = other.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = std::mem::take(&mut *others);
+        let mut permits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        permits.extend(others);
+    }
 }
 
 impl Connection {

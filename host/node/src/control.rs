@@ -86,6 +86,14 @@ impl Control {
     pub(crate) async fn restore(&self) -> Result<Restore, NodeError> {
         let mut restore = Vec::new();
         for record in self.state.records()? {
+            if !record.loaded {
+                self.deployments.put(&Arc::new(Deployment {
+                    telemetry: Arc::new(Telemetry::new(&record.name)),
+                    record,
+                    serving: Err(NotServing::Unloaded),
+                }));
+                continue;
+            }
             let waiting = Waiting {
                 change: self.names.lock(&record.name).await,
                 telemetry: Arc::new(Telemetry::new(&record.name)),
@@ -121,8 +129,8 @@ impl Control {
         // In a task of its own: on another thread than its neighbours, and a panic stays there.
         let loading = AbortOnDropHandle::new(tokio::spawn({
             let (control, telemetry) = (Arc::clone(self), Arc::clone(&telemetry));
-            let digest = record.digest;
-            async move { control.load_again(digest, &telemetry).await }
+            let record = record.clone();
+            async move { control.load_again(&record, &telemetry).await }
         }));
         let serving = match loading.await {
             Ok(serving) => serving,
@@ -153,17 +161,18 @@ impl Control {
 
     async fn load_again(
         &self,
-        digest: Digest,
+        record: &Record,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
-        let store = Arc::clone(&self.store);
+        let (store, digest) = (Arc::clone(&self.store), record.digest);
         let package = blocking(move || store.package(&digest)).await?;
         let package = package.map_err(|error| match error {
             // It was kept long ago: what is wrong is what lies there now.
             PackageError::Store(error) => ChangeError::Store(error),
             error => ChangeError::Package(error),
         })?;
-        self.loader.load(&package, telemetry).await
+        let model_config = record.model_config.as_deref();
+        self.loader.load(&package, model_config, telemetry).await
     }
 
     /// Deploys the package that `upload` reads. Once begun it is carried through, whether or not
@@ -205,7 +214,7 @@ impl Control {
             Some(current) => Arc::clone(&current.telemetry),
             None => Arc::new(Telemetry::new(&name)),
         };
-        let revision = self.loader.load(package, &telemetry).await?;
+        let revision = self.loader.load(package, None, &telemetry).await?;
         let _recording = self.recording.lock().await;
         let record = self.record(name, *package.digest()).await?;
         tracing::info!(
@@ -230,6 +239,8 @@ impl Control {
                 name: name.clone(),
                 digest,
                 created_at: jiff::Timestamp::now().to_string(),
+                loaded: true,
+                model_config: None,
             };
             state.put(&record)?;
             Ok(record)
@@ -264,11 +275,71 @@ impl Control {
         attempt().await
     }
 
+    /// Loads a deployment anew, unloaded or not, with `model_config` in place of what an earlier load
+    /// changed. If that fails, what was the case before still is.
+    pub(crate) async fn load(
+        &self,
+        name: &str,
+        model_config: Option<String>,
+    ) -> Result<(), ChangeError> {
+        let _change = self.names.lock(name).await;
+        let current = self.current(name)?;
+        let record = Record {
+            loaded: true,
+            model_config,
+            ..current.record.clone()
+        };
+        let revision = self.load_again(&record, &current.telemetry).await?;
+        self.replace(&current, record, Ok(revision)).await?;
+        drop(current);
+        memory::give_back();
+        tracing::info!(deployment = name, "loaded");
+        Ok(())
+    }
+
+    /// Lets a deployment serve no more, until it is loaded or deployed again, be it after a restart.
+    /// Its package stays; requests in flight finish.
+    pub(crate) async fn unload(&self, name: &str) -> Result<(), ChangeError> {
+        let _change = self.names.lock(name).await;
+        let current = self.current(name)?;
+        let record = Record {
+            loaded: false,
+            ..current.record.clone()
+        };
+        let unloaded = Err(NotServing::Unloaded);
+        self.replace(&current, record, unloaded).await?;
+        drop(current);
+        memory::give_back();
+        tracing::info!(deployment = name, "unloaded");
+        Ok(())
+    }
+
+    fn current(&self, name: &str) -> Result<Arc<Deployment>, ChangeError> {
+        let current = self.deployments.get(name);
+        current.ok_or_else(|| ChangeError::NotFound(name.to_owned()))
+    }
+
+    /// The transaction and the pointer swap of a change that keeps the revision.
+    async fn replace(
+        &self,
+        current: &Deployment,
+        record: Record,
+        serving: Result<Revision, NotServing>,
+    ) -> Result<(), ChangeError> {
+        let _recording = self.recording.lock().await;
+        let written = record.clone();
+        self.write(move |state| state.put(&written)).await?;
+        self.deployments.put(&Arc::new(Deployment {
+            record,
+            telemetry: Arc::clone(&current.telemetry),
+            serving,
+        }));
+        Ok(())
+    }
+
     pub(crate) async fn delete(&self, name: &str) -> Result<(), ChangeError> {
         let _change = self.names.lock(name).await;
-        if self.deployments.get(name).is_none() {
-            return Err(ChangeError::NotFound(name.to_owned()));
-        }
+        self.current(name)?;
         let recording = self.recording.lock().await;
         let deleted = name.to_owned();
         self.write(move |state| state.delete(&deleted)).await?;

@@ -19,19 +19,23 @@ pub(crate) struct Deployment {
     pub(crate) serving: Result<Revision, NotServing>,
 }
 
-/// Why a deployment does not serve: only after a restart, for what was deployed before.
+/// Why a deployment does not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotServing {
-    /// Its models are being loaded, or its `init` runs.
+    /// After a restart: its models are being loaded, or its `init` runs.
     Starting,
-    /// It did not come up, for this reason.
+    /// It did not come up after a restart, for this reason.
     Failed(String),
+    /// Somebody unloaded it.
+    Unloaded,
 }
 
 /// A package that is loaded, checked and warm.
 pub(crate) struct Revision {
     pub(crate) predictor: Option<Predictor>,
     pub(crate) models: BTreeMap<String, Model>,
+    /// How its models are run: as the package says, but for what a load changed.
+    pub(crate) settings: Vec<edge_config::Model>,
     pub(crate) limits: Limits,
     pub(crate) share: Share,
 }

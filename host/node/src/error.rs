@@ -44,6 +44,8 @@ pub enum NodeError {
     Store(#[source] StoreError),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error("the gRPC services do not describe themselves: {0}")]
+    Reflection(String),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
 }
@@ -80,6 +82,8 @@ pub(crate) enum ChangeError {
     },
     #[error(transparent)]
     Predictor(SandboxError),
+    #[error("the model's config is refused: {0}")]
+    ModelConfig(String),
     #[error("the node is shutting down")]
     Draining,
     #[error(transparent)]

@@ -15,7 +15,7 @@ use dunlin_inference::{
 };
 use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
 use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
-use edge_config::{BackendChoice, Datatype, PackagePath, TensorDeclaration};
+use edge_config::{BackendChoice, Datatype, ModelOverride, PackagePath, TensorDeclaration};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -118,13 +118,16 @@ impl Loader {
     pub(crate) async fn load(
         &self,
         package: &Package,
+        model_config: Option<&str>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
-        let models = self.load_models(package, telemetry).await?;
+        let settings = settings(package, model_config)?;
+        let models = self.load_models(package, &settings, telemetry).await?;
         Ok(Revision {
             predictor: self.start_predictor(package, &models, telemetry).await?,
             models,
+            settings,
             limits: package.deployment().limits,
             share: Share::new(&package.deployment().limits),
         })
@@ -133,12 +136,13 @@ impl Loader {
     async fn load_models(
         &self,
         package: &Package,
+        settings: &[edge_config::Model],
         telemetry: &Telemetry,
     ) -> Result<BTreeMap<String, Model>, ChangeError> {
         let turn = self.model_loads.acquire().await;
         let _turn = turn.expect("nobody closes the semaphore");
         let mut models = BTreeMap::new();
-        for model in &package.deployment().models {
+        for model in settings {
             let name = model.name.to_string();
             let loaded = self.load_model(package, model).await?;
             let weight = package.deployment().limits.weight;
@@ -230,6 +234,28 @@ impl Loader {
         let (store, digest) = (Arc::clone(&self.store), *digest);
         Ok(blocking(move || store.check(&digest)).await??)
     }
+}
+
+/// How the package's models are to be run: as it says, but for what `model_config`, the JSON of a
+/// load, changes.
+fn settings(
+    package: &Package,
+    model_config: Option<&str>,
+) -> Result<Vec<edge_config::Model>, ChangeError> {
+    let models = &package.deployment().models;
+    let Some(model_config) = model_config else {
+        return Ok(models.clone());
+    };
+    let [model] = &models[..] else {
+        return Err(ChangeError::ModelConfig(format!(
+            "it is for a deployment of one model, and this one has {}; deploy a package with other \
+             settings",
+            models.len()
+        )));
+    };
+    let changes = ModelOverride::parse(model_config, model)
+        .map_err(|error| ChangeError::ModelConfig(error.to_string()))?;
+    Ok(vec![changes.apply(model)])
 }
 
 fn file<'p>(package: &'p Package, path: &PackagePath) -> Result<&'p Blob, ChangeError> {

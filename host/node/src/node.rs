@@ -129,6 +129,7 @@ impl Node {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "data_listen": self.config.data.listen,
+            "grpc_listen": self.config.grpc.map(|grpc| grpc.listen),
             "admin_listen": self.config.admin.listen,
             "data_dir": self.data_dir,
             "instances_max": self.config.instances_max,

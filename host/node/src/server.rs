@@ -4,9 +4,13 @@ use std::{
     convert::Infallible, future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
 };
 
+use bytes::Bytes;
 use dunlin_sandbox::Compiler;
 use http::{Request, Response};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::{Body, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -20,7 +24,7 @@ use tokio::{
 use crate::{
     connection::Connection,
     error::NodeError,
-    http::{ReplyBody, admin, data},
+    http::{admin, data, grpc},
     node::Node,
 };
 
@@ -34,6 +38,7 @@ const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Ready {
     pub data: SocketAddr,
+    pub grpc: Option<SocketAddr>,
     pub admin: SocketAddr,
     pub token_file: PathBuf,
 }
@@ -53,28 +58,40 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let mut stop = Signals::listen()?;
     let drain_timeout = config.drain_timeout;
-    let connections_max = config.connections_max as usize;
     let data = listen("data", config.data.listen).await?;
+    let grpc = match config.grpc {
+        Some(grpc) => Some(listen("grpc", grpc.listen).await?),
+        None => None,
+    };
     let admin = listen("admin", config.admin.listen).await?;
     let (node, restore) = Node::open(config, data_dir, compiler).await?;
     let ready = Ready {
         data: data.address,
+        grpc: grpc.as_ref().map(|grpc| grpc.address),
         admin: admin.address,
         token_file: node.token.file().to_owned(),
     };
-    tracing::info!(data = %ready.data, admin = %ready.admin, "listening");
+    let by_grpc = ready.grpc.map(tracing::field::display);
+    tracing::info!(data = %ready.data, grpc = by_grpc, admin = %ready.admin, "listening");
 
     let data = tokio::spawn(serve(
         data.listener,
         Arc::clone(&node),
+        http_builder(),
         data::handle,
-        connections_max,
     ));
+    let grpc = grpc.map(|grpc| (grpc.listener, Arc::clone(&node)));
+    let handler = grpc::handler()?;
+    let grpc = tokio::spawn(async move {
+        if let Some((listener, node)) = grpc {
+            serve(listener, node, http_builder().http2_only(), handler).await;
+        }
+    });
     let admin = tokio::spawn(serve(
         admin.listener,
         Arc::clone(&node),
+        http_builder(),
         admin::handle,
-        connections_max,
     ));
     let serving = async {
         node.bring_up(restore).await;
@@ -91,7 +108,7 @@ pub async fn run(
     node.changes.close();
     let finished = async {
         // A task that panicked has nothing left to finish.
-        let _ = tokio::join!(data, admin, node.changes.wait());
+        let _ = tokio::join!(data, grpc, admin, node.changes.wait());
     };
     tokio::select! {
         () = finished => tracing::info!("drained"),
@@ -142,12 +159,17 @@ async fn listen(plane: &'static str, address: SocketAddr) -> Result<Plane, NodeE
 
 /// Accepts connections until the drain, then waits for those that are left. At the bound of
 /// connections, new ones wait in the system's backlog.
-async fn serve<H, F>(listener: TcpListener, node: Arc<Node>, handle: H, connections_max: usize)
-where
-    H: Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + 'static,
-    F: Future<Output = Response<ReplyBody>> + Send + 'static,
+async fn serve<H, F, B>(
+    listener: TcpListener,
+    node: Arc<Node>,
+    http: auto::Builder<TokioExecutor>,
+    handle: H,
+) where
+    H: Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    let http = http_builder();
+    let connections_max = node.config.connections_max as usize;
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(connections_max));
     loop {
@@ -164,7 +186,7 @@ where
         };
         let (client, draining) = (Connection::new(), node.draining());
         let service = service_fn({
-            let (node, client) = (Arc::clone(&node), Arc::clone(&client));
+            let (node, client, handle) = (Arc::clone(&node), Arc::clone(&client), handle.clone());
             move |request| {
                 let answering = client.answering();
                 let answer = handle(Arc::clone(&node), Arc::clone(&client), request);

@@ -22,6 +22,10 @@ pub(crate) struct Record {
     pub(crate) digest: Digest,
     /// When this revision was deployed: RFC 3339, in UTC.
     pub(crate) created_at: String,
+    /// Whether it is to serve: false from an unload to the next load or deploy.
+    pub(crate) loaded: bool,
+    /// What the last load changed of the model's settings, as the JSON that it came in.
+    pub(crate) model_config: Option<String>,
 }
 
 /// The connection is used from blocking threads only; SQLite allows one writer anyway.
@@ -39,7 +43,9 @@ const SCHEMA: &str = "
         name       TEXT PRIMARY KEY,
         revision   INTEGER NOT NULL,
         digest     TEXT NOT NULL,
-        created_at TEXT NOT NULL
+        created_at TEXT NOT NULL,
+        loaded     INTEGER NOT NULL,
+        model_config TEXT
     ) STRICT;
     CREATE TABLE IF NOT EXISTS retired (
         number   INTEGER PRIMARY KEY,
@@ -69,29 +75,27 @@ impl State {
 
     pub(crate) fn records(&self) -> Result<Vec<Record>, NodeError> {
         let connection = self.lock();
-        let mut select = connection
-            .prepare("SELECT name, revision, digest, created_at FROM deployments ORDER BY name")?;
-        let rows = select.query_map([], |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, String>(2)?,
-                row.get::<_, String>(3)?,
-            ))
-        })?;
-        rows.map(|row| {
-            let (name, revision, digest, created_at) = row?;
+        let mut select = connection.prepare(
+            "SELECT name, revision, digest, created_at, loaded, model_config FROM deployments
+             ORDER BY name",
+        )?;
+        let mut rows = select.query([])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (name, digest): (String, String) = (row.get(0)?, row.get(2)?);
             let digest = digest
                 .parse()
                 .map_err(|_| NodeError::State(format!("{name} has no digest but {digest}")))?;
-            Ok(Record {
+            records.push(Record {
                 name,
-                revision,
+                revision: row.get(1)?,
                 digest,
-                created_at,
-            })
-        })
-        .collect()
+                created_at: row.get(3)?,
+                loaded: row.get(4)?,
+                model_config: row.get(5)?,
+            });
+        }
+        Ok(records)
     }
 
     /// The number that the next revision of `name` gets: no number is given twice.
@@ -110,16 +114,16 @@ impl State {
     pub(crate) fn put(&self, record: &Record) -> Result<(), NodeError> {
         let connection = self.to_write()?;
         connection.execute(
-            "INSERT INTO deployments (name, revision, digest, created_at) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (name) DO UPDATE SET
-                 revision = excluded.revision,
-                 digest = excluded.digest,
-                 created_at = excluded.created_at",
+            "INSERT OR REPLACE INTO deployments
+                 (name, revision, digest, created_at, loaded, model_config)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 record.name,
                 record.revision,
                 record.digest.to_string(),
-                record.created_at
+                record.created_at,
+                record.loaded,
+                record.model_config
             ],
         )?;
         Ok(())
@@ -219,6 +223,8 @@ mod tests {
             revision,
             digest: format!("sha256:{}", "0a".repeat(32)).parse().unwrap(),
             created_at: "2026-01-02T03:04:05Z".to_owned(),
+            loaded: true,
+            model_config: None,
         }
     }
 
@@ -231,11 +237,17 @@ mod tests {
         state.put(&record("digits", 1)).unwrap();
         state.put(&record("echo", 1)).unwrap();
         state.put(&record("digits", 2)).unwrap();
+        let unloaded = Record {
+            loaded: false,
+            model_config: Some("{}".to_owned()),
+            ..record("digits", 2)
+        };
+        state.put(&unloaded).unwrap();
         state.delete("echo").unwrap();
         drop(state);
 
         let state = State::open(&path).unwrap();
-        assert_eq!(state.records().unwrap(), [record("digits", 2)]);
+        assert_eq!(state.records().unwrap(), [unloaded]);
         assert_eq!(state.next_revision("digits").unwrap(), 3);
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Telemetry {
     latency_sum: FloatCounter,
     predictor: Mutex<BTreeMap<String, PredictorMetric>>,
     models: Mutex<BTreeMap<String, Arc<Stats>>>,
+    /// Of the predictor's own tensors.
+    pub(crate) tensors: Stats,
 }
 
 impl Telemetry {
@@ -58,6 +60,7 @@ impl Telemetry {
             latency_sum: FloatCounter::default(),
             predictor: Mutex::default(),
             models: Mutex::default(),
+            tensors: Stats::default(),
         }
     }
 

@@ -251,6 +251,7 @@ fn spawn(folder: &Path, log: &Path, config: Option<&Path>) -> io::Result<Child> 
     command
         .args(["serve", "-o", "json", "--log-level", "warn"])
         .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .args(["--grpc-listen", "off"])
         .arg("--data-dir")
         .arg(folder.join("data"));
     if let Some(config) = config {

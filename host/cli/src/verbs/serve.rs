@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use dunlin_node::{LogWriter, NodeError, Ready};
-use edge_config::{LogFormat, LogLevel, Node};
+use edge_config::{Listen, LogFormat, LogLevel, Node};
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -27,7 +27,7 @@ use crate::{environment, paths};
   dunlin serve
   dunlin serve --data-dir /var/lib/dunlin --listen 0.0.0.0:8080
   dunlin serve --config /etc/dunlin/node.yaml --log-format json
-  dunlin serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 -o json   # any free ports
+  dunlin serve --listen 127.0.0.1:0 --grpc-listen off --admin-listen 127.0.0.1:0 -o json   # any free ports
 
 Bounds, native engines and all else that has no flag is set in node.yaml. Its keys and their defaults:
   ", env!("CARGO_PKG_REPOSITORY"), "#nodeyaml"))]
@@ -44,6 +44,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 
+    /// Address for predictions by gRPC, or off [default: 127.0.0.1:8082]
+    #[arg(long, value_name = "ADDRESS", value_parser = address_or_off)]
+    grpc_listen: Option<AddressOrOff>,
+
     /// Address of the admin plane [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
@@ -55,6 +59,16 @@ pub(crate) struct Args {
     /// The least important events that are logged [default: info]
     #[arg(long, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevelFlag>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AddressOrOff(Option<SocketAddr>);
+
+fn address_or_off(text: &str) -> Result<AddressOrOff, std::net::AddrParseError> {
+    match text {
+        "off" => Ok(AddressOrOff(None)),
+        address => address.parse().map(|address| AddressOrOff(Some(address))),
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -115,7 +129,7 @@ async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(),
     served.map_err(|error| {
         let next = match &error {
             NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("stop what listens there, or give other addresses: --listen, --admin-listen")
+                Some("stop what listens there, or give other addresses: --listen, --grpc-listen, --admin-listen")
             }
             NodeError::Listen { .. } => Some("give an address of this machine"),
             NodeError::DataDir { .. } => Some("give a folder that is yours: --data-dir DIR"),
@@ -145,12 +159,28 @@ fn configuration(args: &Args) -> Result<Node, Failure> {
     if let Some(listen) = args.admin_listen {
         config.admin.listen = listen;
     }
+    if let Some(AddressOrOff(listen)) = args.grpc_listen {
+        config.grpc = listen.map(|listen| Listen { listen });
+    }
     if config.data.listen == config.admin.listen && config.data.listen.port() != 0 {
         return Err(Failure::new(
             Exit::Usage,
             format!("{} is the address of both planes", config.data.listen),
         )
         .next("give the planes two ports: --listen 127.0.0.1:8080 --admin-listen 127.0.0.1:8081"));
+    }
+    let planes = [config.data.listen, config.admin.listen];
+    if let Some(grpc) = config.grpc.filter(|grpc| planes.contains(&grpc.listen))
+        && grpc.listen.port() != 0
+    {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "{} is the address for gRPC and of another plane",
+                grpc.listen
+            ),
+        )
+        .next("give gRPC a port of its own: --grpc-listen 127.0.0.1:8082"));
     }
     if let Some(data_dir) = &args.data_dir {
         config.data_dir = Some(data_dir.clone());
@@ -200,20 +230,24 @@ fn start_log(config: &Node) -> io::Result<LogWriter> {
 fn announce(ready: &Ready, output: Output) -> Result<(), Failure> {
     let Ready {
         data,
+        grpc,
         admin,
         token_file,
     } = ready;
     if output.json() {
         return output.line(&json!({
             "data": format!("http://{data}"),
+            "grpc": grpc.map(|grpc| grpc.to_string()),
             "admin": format!("http://{admin}"),
             "token_file": token_file,
         }));
     }
     output.text(&format!(
         "predictions  http://{data}\n\
+         gRPC         {}\n\
          admin        http://{admin}\n\
          token        {}\n",
+        grpc.map_or_else(|| "off".to_owned(), |grpc| grpc.to_string()),
         token_file.display()
     ))?;
     output.say(&next_steps(ready));
@@ -329,6 +363,7 @@ mod tests {
     fn what_to_try_next_works_as_it_stands() {
         let ready = |data: &str, token_file: &Path| Ready {
             data: data.parse().unwrap(),
+            grpc: None,
             admin: "127.0.0.1:8081".parse().unwrap(),
             token_file: token_file.to_owned(),
         };

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -62,7 +62,7 @@ async fn route(
         }
         (["metrics"], &Method::GET) => return Ok(metrics(&node)),
         (["healthz" | "metrics"], _) => return Err(Failure::method_not_allowed("GET")),
-        _ => authorize(&node, parts)?,
+        _ => authorize(&node, &parts.headers)?,
     }
     match (&segments[..], method) {
         (["v1", "deployments"], &Method::GET) => {
@@ -77,8 +77,8 @@ async fn route(
         (["v1", "deployments", name], &Method::DELETE) => delete(node, (*name).to_owned()).await,
         (["v1", "deployments", name, "logs"], &Method::GET) => logs(&node, name, parts).await,
         (["v1", "node"], &Method::GET) => Ok(body::json(&node.describe())),
-        (["v1", "deployments"], _) => Err(Failure::method_not_allowed("GET or POST")),
-        (["v1", "deployments", _], _) => Err(Failure::method_not_allowed("GET or DELETE")),
+        (["v1", "deployments"], _) => Err(Failure::method_not_allowed("GET, POST")),
+        (["v1", "deployments", _], _) => Err(Failure::method_not_allowed("GET, DELETE")),
         (["v1", "node"] | ["v1", "deployments", _, "logs"], _) => {
             Err(Failure::method_not_allowed("GET"))
         }
@@ -89,9 +89,9 @@ async fn route(
     }
 }
 
-fn authorize(node: &Node, parts: &Parts) -> Result<(), Failure> {
-    let presented = parts
-        .headers
+/// Refuses whoever does not present the node's token.
+pub(crate) fn authorize(node: &Node, headers: &HeaderMap) -> Result<(), Failure> {
+    let presented = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
@@ -101,7 +101,7 @@ fn authorize(node: &Node, parts: &Parts) -> Result<(), Failure> {
         Some(token) if node.token.matches(token) => Ok(()),
         _ => Err(Failure::new(
             StatusCode::UNAUTHORIZED,
-            "the admin plane needs the node's token: Authorization: Bearer <token>; it is in the \
+            "this needs the node's token: Authorization: Bearer <token>; it is in the \
              file that the node named when it started",
         )),
     }
@@ -144,6 +144,7 @@ fn describe(deployment: &Deployment) -> Value {
     });
     match &deployment.serving {
         Err(NotServing::Starting) => described["status"] = json!("starting"),
+        Err(NotServing::Unloaded) => described["status"] = json!("unloaded"),
         Err(NotServing::Failed(reason)) => {
             described["status"] = json!("failed");
             described["reason"] = json!(reason);
@@ -163,8 +164,8 @@ fn describe(deployment: &Deployment) -> Value {
                     json!({
                         "name": name,
                         "platform": model.platform(),
-                        "inputs": oip::specs(&signature.inputs),
-                        "outputs": oip::specs(&signature.outputs),
+                        "inputs": oip::documents::tensors(&signature.inputs),
+                        "outputs": oip::documents::tensors(&signature.outputs),
                     })
                 })
                 .collect();

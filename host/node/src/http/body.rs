@@ -1,7 +1,7 @@
 //! Bodies: reading one within its bound, and the one kind that answers have.
 
 use std::{
-    io::Read,
+    io::{Read, Write as _},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -9,8 +9,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use flate2::read::{GzDecoder, ZlibDecoder};
-use http::{HeaderMap, Response, header};
+use flate2::{
+    Compression,
+    read::{GzDecoder, ZlibDecoder},
+    write::{GzEncoder, ZlibEncoder},
+};
+use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
@@ -49,7 +53,7 @@ pub(crate) fn json(body: &impl serde::Serialize) -> Response<ReplyBody> {
     let mut response = Response::new(full(body));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
+        HeaderValue::from_static("application/json"),
     );
     response
 }
@@ -141,8 +145,19 @@ pub(crate) async fn read(
     let bytes = collect(body, limit, &mut room).await?;
     let bytes = match encoding {
         Encoding::Identity => bytes,
-        Encoding::Gzip => inflate(GzDecoder::new(&*bytes), limit, &mut room)?,
-        Encoding::Deflate => inflate(ZlibDecoder::new(&*bytes), limit, &mut room)?,
+        encoding => {
+            let small = bytes.len() < OFF_THREAD_BYTES;
+            let inflating = move || {
+                let inflated = match encoding {
+                    Encoding::Deflate => inflate(ZlibDecoder::new(&*bytes), limit, &mut room),
+                    _ => inflate(GzDecoder::new(&*bytes), limit, &mut room),
+                };
+                inflated.map(|inflated| (inflated, room))
+            };
+            let inflated;
+            (inflated, room) = off_thread(small, inflating).await??;
+            inflated
+        }
     };
     room.keep(held);
     Ok(bytes)
@@ -172,6 +187,31 @@ impl Encoding {
                 ),
             )),
         }
+    }
+}
+
+impl Encoding {
+    /// What the client likes best of what we write: RFC 9110, 12.5.3, without the finer points of
+    /// weights. `*` does not name anything, so it is nothing.
+    fn accepted(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+        let values = values.filter_map(|value| value.to_str().ok());
+        let mut best = (0.0, Self::Identity);
+        for choice in values.flat_map(|value| value.split(',')) {
+            let (name, weight) = choice.split_once(';').unwrap_or((choice, ""));
+            let weight = weight.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse);
+            let encoding = match name.trim().to_ascii_lowercase().as_str() {
+                "gzip" | "x-gzip" => Self::Gzip,
+                "deflate" => Self::Deflate,
+                "identity" => Self::Identity,
+                _ => continue,
+            };
+            match weight {
+                Ok(weight) if weight > best.0 => best = (weight, encoding),
+                _ => {}
+            }
+        }
+        best.1
     }
 }
 
@@ -222,6 +262,62 @@ fn inflate(mut decoder: impl Read, limit: u64, room: &mut Reserved) -> Result<By
             return Ok(inflated.into());
         }
     }
+}
+
+/// What is smaller is compressed and decompressed where it arrives: handing it over takes longer.
+const OFF_THREAD_BYTES: usize = 16 << 10;
+
+async fn off_thread<T: Send + 'static>(
+    small: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    if small {
+        return Ok(work());
+    }
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.map_err(|panic| Failure::internal("the node failed", panic.to_string()))
+}
+
+/// Answers below this do not become smaller by much.
+const COMPRESS_BYTES_MIN: usize = 1 << 10;
+
+/// The answer as the client that sent `headers` likes it best: compressed, where it says that it
+/// reads that.
+pub(crate) async fn compressed(
+    headers: &HeaderMap,
+    mut response: Response<ReplyBody>,
+) -> Result<Response<ReplyBody>, Failure> {
+    let vary = HeaderValue::from_static("accept-encoding");
+    response.headers_mut().insert(header::VARY, vary);
+    let encoding = Encoding::accepted(headers);
+    let (mut parts, body) = response.into_parts();
+    let bytes = body.into_inner().unwrap_or_default();
+    if matches!(encoding, Encoding::Identity) || bytes.len() < COMPRESS_BYTES_MIN {
+        return Ok(Response::from_parts(parts, full(bytes)));
+    }
+    let name = match encoding {
+        Encoding::Deflate => "deflate",
+        _ => "gzip",
+    };
+    let small = bytes.len() < OFF_THREAD_BYTES;
+    let bytes = off_thread(small, move || compress(&bytes, &encoding)).await?;
+    let bytes = bytes.map_err(|error| Failure::internal("the node failed", error.to_string()))?;
+    let name = HeaderValue::from_static(name);
+    parts.headers.insert(header::CONTENT_ENCODING, name);
+    Ok(Response::from_parts(parts, full(bytes)))
+}
+
+fn compress(bytes: &[u8], encoding: &Encoding) -> std::io::Result<Vec<u8>> {
+    // Numbers hardly get smaller by trying harder.
+    let level = Compression::fast();
+    if matches!(encoding, Encoding::Deflate) {
+        let mut encoder = ZlibEncoder::new(Vec::new(), level);
+        encoder.write_all(bytes)?;
+        return encoder.finish();
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), level);
+    encoder.write_all(bytes)?;
+    encoder.finish()
 }
 
 /// So much is decompressed before the node's memory is looked at again.

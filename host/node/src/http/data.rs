@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use dunlin_sandbox::Deadline;
-use http::{Method, Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
@@ -12,12 +12,14 @@ use super::{
     body::{self, ReplyBody, RequestBody},
     failure::Failure,
     oip, predict,
+    routes::{self, Found},
 };
 use crate::{
     connection::{Connection, Held},
     deployment::Revision,
     node::Node,
     request_id,
+    turns::Share,
 };
 
 /// A request on its way through the data plane.
@@ -57,12 +59,11 @@ pub(crate) async fn handle(
 
 async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
     let path = exchange.parts.uri.path().to_owned();
-    if path == "/healthz" {
-        return healthz(&exchange);
-    }
-    match path.strip_prefix("/v2") {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => oip::handle(exchange, rest).await,
-        _ => predict::handle(exchange, &path).await,
+    match routes::find(&exchange.parts.method, &path) {
+        Found::Deployment => predict::handle(exchange, &path).await,
+        Found::Operation(operation, names) => oip::handle(exchange, operation, names).await,
+        Found::OtherMethod(allowed) => Err(Failure::method_not_allowed(allowed)),
+        Found::Nothing => Err(Failure::not_found(format!("no such path: {path}"))),
     }
 }
 
@@ -74,42 +75,56 @@ impl Exchange {
         revision: &Revision,
         deadline: Deadline,
     ) -> Result<Bytes, Failure> {
+        let body = self.read(revision.limits.request_body, deadline).await?;
+        self.node.take_places(Some(&revision.share), &self.held)?;
+        Ok(body)
+    }
+
+    /// The whole body, of at most `limit` bytes, of a request that is no deployment's.
+    pub(crate) async fn read_own_body(
+        &mut self,
+        limit: u64,
+        deadline: Deadline,
+    ) -> Result<Bytes, Failure> {
+        let body = self.read(limit, deadline).await?;
+        self.node.take_places(None, &self.held)?;
+        Ok(body)
+    }
+
+    async fn read(&mut self, limit: u64, deadline: Deadline) -> Result<Bytes, Failure> {
         let Some(body) = self.body.take() else {
             return Ok(Bytes::new());
         };
-        let (headers, limit) = (&self.parts.headers, revision.limits.request_body);
+        let headers = &self.parts.headers;
         let read = body::read(headers, body, limit, &self.node.bodies, &self.held);
         let read = tokio::time::timeout_at(deadline.at(), read).await;
-        let body = read.map_err(|_elapsed| {
+        read.map_err(|_elapsed| {
             Failure::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "the request body did not arrive within the deadline",
             )
-        })??;
-        self.take_place(
-            &revision.share.requests,
-            "as many requests of this deployment are being answered as may \
-             (limits.requests_in_flight)",
-        )?;
-        self.take_place(
-            &self.node.requests_in_flight,
-            "the node is answering as many requests as it may (requests_in_flight_max)",
-        )?;
-        Ok(body)
-    }
-
-    fn take_place(&self, places: &Arc<Semaphore>, full: &str) -> Result<(), Failure> {
-        let place = Arc::clone(places).try_acquire_owned();
-        self.held
-            .keep(place.map_err(|_none_free| Failure::unavailable(full))?);
-        Ok(())
+        })?
     }
 }
 
-/// The process is there and takes requests.
-fn healthz(exchange: &Exchange) -> Result<Response<ReplyBody>, Failure> {
-    if exchange.parts.method != Method::GET && exchange.parts.method != Method::HEAD {
-        return Err(Failure::method_not_allowed("GET"));
+impl Node {
+    /// Places for a request among those that are answered at once: of its deployment, and of all.
+    pub(crate) fn take_places(&self, share: Option<&Share>, held: &Held) -> Result<(), Failure> {
+        let take = |places: &Arc<Semaphore>, full: &str| {
+            let place = Arc::clone(places).try_acquire_owned();
+            held.keep(place.map_err(|_none_free| Failure::unavailable(full))?);
+            Ok::<(), Failure>(())
+        };
+        if let Some(share) = share {
+            take(
+                &share.requests,
+                "as many requests of this deployment are being answered as may \
+                 (limits.requests_in_flight)",
+            )?;
+        }
+        take(
+            &self.requests_in_flight,
+            "the node is answering as many requests as it may (requests_in_flight_max)",
+        )
     }
-    Ok(body::json(&serde_json::json!({ "status": "ok" })))
 }

@@ -16,6 +16,8 @@ pub(crate) struct Failure {
     message: String,
     /// For the log: the whole chain of what happened inside.
     inside: Option<String>,
+    /// What a path takes instead of the method that was used.
+    allow: Option<&'static str>,
 }
 
 impl Failure {
@@ -24,6 +26,7 @@ impl Failure {
             status,
             message: message.into(),
             inside: None,
+            allow: None,
         }
     }
 
@@ -39,11 +42,21 @@ impl Failure {
         Self::not_found(format!("Request for unknown model: '{name}' is not found"))
     }
 
-    pub(crate) fn method_not_allowed(allowed: &str) -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            format!("this path takes {allowed}"),
-        )
+    /// `allowed` is a list of methods with commas, as the header `allow` has it.
+    pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
+        Self {
+            allow: Some(allowed),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("this path takes {allowed}"),
+            )
+        }
+    }
+
+    /// The same failure of something larger.
+    pub(crate) fn of(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
     }
 
     pub(crate) fn too_large(limit: u64) -> Self {
@@ -60,9 +73,8 @@ impl Failure {
     /// A failure whose text could tell strangers about the inside.
     pub(crate) fn internal(message: &str, inside: String) -> Self {
         Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: message.to_owned(),
             inside: Some(inside),
+            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
         }
     }
 
@@ -71,8 +83,12 @@ impl Failure {
         self
     }
 
-    /// The answer, and one line in the log where somebody should look.
-    pub(crate) fn into_response(self, request_id: &str) -> Response<ReplyBody> {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the client is told, and one line in the log where somebody should look.
+    fn told(&self, request_id: &str) -> String {
         let status = self.status.as_u16();
         if let Some(inside) = &self.inside {
             tracing::warn!(request_id, status, error = inside, "a request failed");
@@ -84,11 +100,42 @@ impl Failure {
                 "a request was refused"
             );
         }
-        let message = if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             format!("{} (request id {request_id})", self.message)
         } else {
-            self.message
-        };
+            self.message.clone()
+        }
+    }
+
+    /// The answer over gRPC.
+    pub(crate) fn into_status(self, request_id: &str) -> tonic::Status {
+        tonic::Status::new(self.code(), self.told(request_id))
+    }
+
+    /// As [`Failure::into_status`], before a request is one.
+    pub(crate) fn into_bare_status(self) -> tonic::Status {
+        tonic::Status::new(self.code(), self.message)
+    }
+
+    fn code(&self) -> tonic::Code {
+        use tonic::Code;
+        match self.status.as_u16() {
+            400 => Code::InvalidArgument,
+            401 => Code::Unauthenticated,
+            403 => Code::PermissionDenied,
+            404 => Code::NotFound,
+            405 | 415 | 501 => Code::Unimplemented,
+            408 | 504 => Code::DeadlineExceeded,
+            413 | 507 => Code::ResourceExhausted,
+            422 => Code::FailedPrecondition,
+            503 => Code::Unavailable,
+            _ => Code::Internal,
+        }
+    }
+
+    /// The answer over HTTP.
+    pub(crate) fn into_response(self, request_id: &str) -> Response<ReplyBody> {
+        let message = self.told(request_id);
         let body = serde_json::json!({ "error": message }).to_string();
         let mut response = Response::new(full(body));
         *response.status_mut() = self.status;
@@ -99,6 +146,9 @@ impl Failure {
         );
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -161,7 +211,9 @@ impl From<ChangeError> for Failure {
             {
                 Self::new(StatusCode::REQUEST_TIMEOUT, message)
             }
-            ChangeError::Package(_) | ChangeError::Name { .. } => Self::bad_request(message),
+            ChangeError::Package(_) | ChangeError::Name { .. } | ChangeError::ModelConfig(_) => {
+                Self::bad_request(message)
+            }
             ChangeError::NotFound(_) => Self::not_found(message),
             // The admin plane is for the operator: the reason helps, and nobody else sees it.
             ChangeError::Model { .. } | ChangeError::Predictor(_) | ChangeError::Bound { .. } => {

@@ -5,10 +5,12 @@ mod body;
 mod budget;
 pub(crate) mod data;
 mod failure;
+pub(crate) mod grpc;
 mod models_alone;
 mod oip;
+mod openapi;
 mod predict;
+mod routes;
 mod upload;
 
-pub(crate) use body::ReplyBody;
 pub(crate) use budget::BodyBudget;

@@ -51,6 +51,7 @@ pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
     deployment.serving.as_ref().map_err(|reason| {
         Failure::unavailable(match reason {
             NotServing::Starting => format!("deployment \"{name}\" is starting"),
+            NotServing::Unloaded => format!("deployment \"{name}\" was unloaded"),
             NotServing::Failed(_) => {
                 format!("deployment \"{name}\" did not come up after the node's last start")
             }
@@ -65,13 +66,14 @@ pub(crate) async fn run(
     deadline: Deadline,
 ) -> Result<NamedTensors, Failure> {
     let answered = tokio::time::timeout_at(deadline.at(), model.infer(inputs)).await;
-    let outputs = answered.map_err(|_elapsed| {
-        Failure::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "the model did not answer within the deadline",
-        )
-    })?;
-    Ok(outputs?)
+    Ok(answered.map_err(|_elapsed| late())??)
+}
+
+pub(crate) fn late() -> Failure {
+    Failure::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "the model did not answer within the deadline",
+    )
 }
 
 async fn predict(

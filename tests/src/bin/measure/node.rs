@@ -121,6 +121,7 @@ pub(crate) fn start(home: &Path, engines: Engines) -> Result<Server> {
     let mut command = Command::new(binary());
     command
         .args(["serve", "-o", "json", "--listen", "127.0.0.1:0"])
+        .args(["--grpc-listen", "off"])
         .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
         .arg(home.join("data"));
     if engines == Engines::Embedded {

@@ -1,173 +1,251 @@
-//! The Open Inference Protocol, version 2, as KServe and Triton speak it, over HTTP.
+//! The Open Inference Protocol, version 2, as KServe and Triton speak it, and the paths of KServe's
+//! first protocol and of TorchServe for those who come from there.
 //!
-//! A model is addressed by its deployment: `digits`, or `digits.encoder` for one of several models.
-//! Its version is the deployment's revision.
+//! What a request means is in `question`, `documents`, `config` and `repository`, for HTTP as for
+//! gRPC; here and in `request` and `answer` it becomes HTTP.
 
-mod infer;
+pub(crate) mod address;
+mod answer;
+mod classification;
+pub(crate) mod config;
+pub(crate) mod documents;
+pub(crate) mod question;
+pub(crate) mod repository;
+pub(crate) mod request;
 mod tensor_json;
+mod v1;
 
-pub(crate) use tensor_json::{Nested, parse_nested, specs};
+pub(crate) use answer::InferResponse;
+pub(crate) use tensor_json::{Nested, parse_nested};
+pub(crate) use v1::{V1Answer, V1Models, V1Ready, V1Request};
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use http::{Method, Response};
-use percent_encoding::percent_decode_str;
-use serde_json::json;
+use bytes::Bytes;
+use dunlin_sandbox::Deadline;
+use http::{Response, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use self::{
+    address::{Addressed, address},
+    documents::{ModelIndex, Statistics},
+    question::Asked,
+    repository::{Change, Override},
+};
 use super::{
-    body::{self, ReplyBody},
+    body::{self, ReplyBody, full},
     data::Exchange,
     failure::Failure,
-    predict,
+    openapi, predict,
+    routes::{Names, Operation},
 };
-use crate::deployment::{Deployment, TensorTarget};
+use crate::node::Node;
 
-/// What the server metadata lists: what of the protocol's extensions this node speaks.
-const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+/// The largest body of a request to the repository.
+const REPOSITORY_BYTES_MAX: u64 = 1 << 20;
 
-/// `rest` is the path behind `/v2`.
-pub(crate) async fn handle(exchange: Exchange, rest: &str) -> Result<Response<ReplyBody>, Failure> {
-    let segments: Vec<String> = rest
-        .split('/')
-        .filter(|segment| !segment.is_empty())
-        .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
-        .collect();
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let get = exchange.parts.method == Method::GET || exchange.parts.method == Method::HEAD;
-    let only_get = |answer: Response<ReplyBody>| {
-        if get {
-            Ok(answer)
-        } else {
-            Err(Failure::method_not_allowed("GET"))
-        }
-    };
-    match segments[..] {
-        [] => only_get(body::json(&json!({
-            "name": "dunlin",
-            "version": env!("CARGO_PKG_VERSION"),
-            "extensions": EXTENSIONS,
-        }))),
-        ["health", "live"] => only_get(body::json(&json!({ "live": true }))),
-        ["health", "ready"] if exchange.node.is_draining() => {
-            Err(Failure::unavailable("the node is shutting down"))
-        }
-        ["health", "ready"] if exchange.node.is_starting() => {
-            Err(Failure::unavailable("the node is starting"))
-        }
-        ["health", "ready"] => only_get(body::json(&json!({ "ready": true }))),
-        ["models", model, "versions", version, ref verb @ ..] => {
-            on_model(exchange, model, Some(version), verb).await
-        }
-        ["models", model, ref verb @ ..] => on_model(exchange, model, None, verb).await,
-        _ => Err(Failure::not_found(format!("no such path: /v2{rest}"))),
-    }
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Live {
+    pub(crate) live: bool,
 }
 
-/// A deployment and, where the name says so, one of its models.
-struct Addressed {
-    deployment: Arc<Deployment>,
-    model: Option<String>,
-    /// The name as the client wrote it.
-    name: String,
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Ready {
+    pub(crate) ready: bool,
 }
 
-impl Addressed {
-    fn target(&self) -> Result<TensorTarget<'_>, Failure> {
-        let revision = predict::serving(&self.deployment)?;
-        revision.tensors(self.model.as_deref()).ok_or_else(|| {
-            if self.model.is_some() {
-                return Failure::unknown_model(&self.name);
-            }
-            let name = &self.name;
-            let models: Vec<String> = revision
-                .models
-                .keys()
-                .map(|model| format!("{name}.{model}"))
-                .collect();
-            Failure::not_found(match models[..] {
-                [] => format!("Request for unknown model: '{name}' serves no tensors"),
-                _ => format!(
-                    "Request for unknown model: '{name}' has several; name one of {}",
-                    models.join(", ")
-                ),
-            })
-        })
-    }
-
-    fn version(&self) -> String {
-        self.deployment.record.revision.to_string()
-    }
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ModelReady<'a> {
+    name: &'a str,
+    ready: bool,
 }
 
-fn address(exchange: &Exchange, name: &str, version: Option<&str>) -> Result<Addressed, Failure> {
-    // A deployment's name has no dot.
-    let (deployment, model) = match name.split_once('.') {
-        Some((deployment, model)) => (deployment, Some(model.to_owned())),
-        None => (name, None),
-    };
-    let deployment = exchange
-        .node
-        .control
-        .deployments
-        .get(deployment)
-        .ok_or_else(|| Failure::unknown_model(name))?;
-    let addressed = Addressed {
-        deployment,
-        model,
-        name: name.to_owned(),
-    };
-    match version {
-        Some(version) if version != addressed.version() => Err(Failure::not_found(format!(
-            "Request for unknown model: '{name}' version {version} is not found; version {} serves",
-            addressed.version()
-        ))),
-        _ => Ok(addressed),
-    }
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Health {
+    status: &'static str,
 }
 
-async fn on_model(
+/// Which models to list; without a body all.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct IndexRequest {
+    /// Only those that serve.
+    ready: Option<bool>,
+}
+
+/// What to load otherwise than the package says; without a body nothing.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct LoadRequest {
+    /// `config` is JSON in a text, with the names of Triton's model configuration.
+    parameters: Option<BTreeMap<String, Value>>,
+}
+
+/// Nothing is read of it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct UnloadRequest {
+    #[serde(rename = "parameters")]
+    _parameters: Option<BTreeMap<String, Value>>,
+}
+
+pub(crate) async fn handle(
     exchange: Exchange,
-    name: &str,
-    version: Option<&str>,
-    verb: &[&str],
+    operation: Operation,
+    names: Names,
 ) -> Result<Response<ReplyBody>, Failure> {
-    let addressed = address(&exchange, name, version)?;
-    let method = exchange.parts.method.clone();
-    match (verb, method) {
-        ([], Method::GET | Method::HEAD) => metadata(&addressed),
-        (["ready"], Method::GET | Method::HEAD) => {
-            addressed.target()?;
-            Ok(body::json(&json!({ "name": name, "ready": true })))
+    let Names { model, version } = names;
+    let node = &*exchange.node;
+    let addressed = |name: &str| address(node, name, version.as_deref());
+    Ok(match operation {
+        Operation::Infer => {
+            let model = addressed(&model)?;
+            return counted(exchange, model, infer).await;
         }
-        (["infer"], Method::POST) => counted(exchange, addressed).await,
-        (["infer"], _) => Err(Failure::method_not_allowed("POST")),
-        ([] | ["ready"], _) => Err(Failure::method_not_allowed("GET")),
-        _ => Err(Failure::not_found(format!(
-            "no such path below model '{name}': {}",
-            verb.join("/")
-        ))),
+        Operation::V1Predict => {
+            let model = addressed(&model)?;
+            return counted(exchange, model, v1::predict).await;
+        }
+        Operation::Predictions => {
+            let model = addressed(&model)?;
+            return predict::handle(exchange, &format!("/{}", model.name)).await;
+        }
+        Operation::ServerMetadata => body::json(&documents::server()),
+        Operation::ServerLive => body::json(&Live { live: true }),
+        Operation::ServerReady => {
+            ready(node)?;
+            body::json(&Ready { ready: true })
+        }
+        Operation::ModelMetadata => body::json(&documents::metadata(&addressed(&model)?)?),
+        Operation::ModelReady => {
+            addressed(&model)?.target()?;
+            body::json(&ModelReady {
+                name: &model,
+                ready: true,
+            })
+        }
+        Operation::ModelConfig => body::json(&config::config(&addressed(&model)?)?),
+        Operation::ModelStatistics => body::json(&Statistics {
+            model_stats: vec![documents::statistics(&addressed(&model)?)?],
+        }),
+        Operation::AllStatistics => body::json(&all_statistics(node)),
+        Operation::RepositoryIndex => return index(exchange).await,
+        Operation::Load | Operation::Unload => return change(exchange, operation, &model).await,
+        Operation::Documentation => openapi::answer(&exchange.parts.headers),
+        Operation::V1List => body::json(&v1::list(node)),
+        Operation::V1Ready => body::json(&v1::ready(&addressed(&model)?)?),
+        Operation::Ping => {
+            ready(node)?;
+            body::json(&Health { status: "Healthy" })
+        }
+        Operation::Healthz => body::json(&Health { status: "ok" }),
+    })
+}
+
+/// Whether the node takes requests: it has come up and does not end.
+pub(crate) fn ready(node: &Node) -> Result<(), Failure> {
+    if node.is_draining() {
+        return Err(Failure::unavailable("the node is shutting down"));
+    }
+    if node.is_starting() {
+        return Err(Failure::unavailable("the node is starting"));
+    }
+    Ok(())
+}
+
+/// Of all models that serve.
+pub(crate) fn all_statistics(node: &Node) -> Statistics {
+    let deployments = node.control.deployments.all();
+    let models = deployments.iter().flat_map(address::all_of);
+    Statistics {
+        model_stats: models
+            .filter_map(|model| documents::statistics(&model).ok())
+            .collect(),
     }
 }
 
-async fn counted(exchange: Exchange, addressed: Addressed) -> Result<Response<ReplyBody>, Failure> {
+/// Counts the answer with the deployment's.
+async fn counted(
+    exchange: Exchange,
+    model: Addressed,
+    answer: impl AsyncFnOnce(Exchange, &Addressed) -> Result<Response<ReplyBody>, Failure>,
+) -> Result<Response<ReplyBody>, Failure> {
     let (started, id) = (exchange.started, exchange.id.clone());
-    let answer = infer::infer(exchange, &addressed).await;
+    let answer = answer(exchange, &model).await;
     let response = answer.unwrap_or_else(|failure| failure.into_response(&id));
-    addressed
-        .deployment
-        .telemetry
-        .answered(response.status().as_u16(), started.elapsed());
+    let telemetry = &model.deployment.telemetry;
+    telemetry.answered(response.status().as_u16(), started.elapsed());
     Ok(response)
 }
 
-fn metadata(addressed: &Addressed) -> Result<Response<ReplyBody>, Failure> {
-    let target = addressed.target()?;
-    let signature = target.signature();
-    Ok(body::json(&json!({
-        "name": addressed.name,
-        "versions": [addressed.version()],
-        "platform": target.platform(),
-        "inputs": specs(&signature.inputs),
-        "outputs": specs(&signature.outputs),
-    })))
+async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<ReplyBody>, Failure> {
+    let revision = model.revision()?;
+    let target = model.target()?;
+    let deadline = Deadline::after(revision.limits.deadline);
+    let body = exchange.read_body(revision, deadline).await?;
+    let headers = &exchange.parts.headers;
+    let (question, form) = request::decode(headers, &body, target.signature())?;
+    let outputs = question
+        .answer(Asked {
+            node: &exchange.node,
+            model,
+            target,
+            request_id: &exchange.id,
+            started: exchange.started,
+            deadline,
+        })
+        .await?;
+    body::compressed(headers, answer::encode(model, form, &outputs)).await
+}
+
+async fn index(mut exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
+    let IndexRequest { ready } = read(&mut exchange).await?;
+    let models: Vec<ModelIndex> = repository::index(&exchange.node, ready.unwrap_or_default());
+    Ok(body::json(&models))
+}
+
+async fn change(
+    mut exchange: Exchange,
+    operation: Operation,
+    name: &str,
+) -> Result<Response<ReplyBody>, Failure> {
+    let change = if operation == Operation::Unload {
+        let UnloadRequest { .. } = read(&mut exchange).await?;
+        Change::Unload
+    } else {
+        let LoadRequest { parameters } = read(&mut exchange)
+            .await
+            .map_err(|failure| failure.of(&format!("failed to load '{name}'")))?;
+        let parameters = parameters.unwrap_or_default();
+        Change::Load(Override {
+            files: parameters.keys().any(|key| key.starts_with("file:")),
+            config: match parameters.get("config") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(config)) => Some(config.clone()),
+                // As a text it would say the same.
+                Some(config) => Some(config.to_string()),
+            },
+        })
+    };
+    repository::change(&exchange.node, name, change, &exchange.parts.headers).await?;
+    // Clients take anything but an empty 200 for an error.
+    Ok(Response::new(full(Bytes::new())))
+}
+
+/// The body as JSON; an empty one says nothing.
+async fn read<T: Default + for<'de> Deserialize<'de>>(
+    exchange: &mut Exchange,
+) -> Result<T, Failure> {
+    let deadline = Deadline::after(exchange.node.config.deadline_max);
+    let body = exchange
+        .read_own_body(REPOSITORY_BYTES_MAX, deadline)
+        .await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!("the request is not the JSON that is expected here: {error}"),
+        )
+    })
 }

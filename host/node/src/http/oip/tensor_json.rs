@@ -2,29 +2,13 @@
 
 use std::fmt;
 
-use dunlin_inference::{DType, Dim, Tensor, TensorSpec};
+use dunlin_inference::{DType, Tensor};
 use half::{bf16, f16};
 use serde::{
     Serialize, Serializer,
     de::{self, DeserializeSeed, SeqAccess, Visitor},
 };
-use serde_json::{Value, json, value::RawValue};
-
-/// `inputs` or `outputs` of the model metadata; -1 is a variable dimension.
-pub(crate) fn specs(specs: &[TensorSpec]) -> Vec<Value> {
-    let dim = |dim: &Dim| match dim {
-        Dim::Fixed(size) => json!(size),
-        Dim::Any => json!(-1),
-    };
-    let spec = |spec: &TensorSpec| {
-        json!({
-            "name": spec.name,
-            "datatype": spec.dtype.name(),
-            "shape": spec.shape.iter().map(dim).collect::<Vec<_>>(),
-        })
-    };
-    specs.iter().map(spec).collect()
-}
+use serde_json::value::RawValue;
 
 /// The elements in `data`, however they are nested, as the bytes of a tensor of `dtype`.
 ///
@@ -275,6 +259,35 @@ impl Serialize for Nested<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let strings = strings(self.0);
         Slice::whole(self.0, &strings).serialize(serializer)
+    }
+}
+
+/// Tensors that have the same number of rows, as a JSON list with an object for each row.
+pub(super) struct RowObjects<'a>(pub(super) &'a [(String, Tensor)]);
+
+struct RowObject<'a>(&'a [(&'a str, Vec<Slice<'a>>)], usize);
+
+impl Serialize for RowObjects<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let strings: Vec<_> = self.0.iter().map(|(_, tensor)| strings(tensor)).collect();
+        let columns = self
+            .0
+            .iter()
+            .zip(&strings)
+            .map(|((name, tensor), strings)| {
+                let rows = Slice::whole(tensor, strings).parts().collect();
+                (name.as_str(), rows)
+            });
+        let columns: Vec<(&str, Vec<Slice<'_>>)> = columns.collect();
+        let rows = columns.iter().map(|(_, rows)| rows.len()).min();
+        serializer.collect_seq((0..rows.unwrap_or(0)).map(|row| RowObject(&columns, row)))
+    }
+}
+
+impl Serialize for RowObject<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(columns, row) = self;
+        serializer.collect_map(columns.iter().map(|(name, rows)| (name, &rows[*row])))
     }
 }
 

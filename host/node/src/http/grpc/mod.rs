@@ -1,0 +1,222 @@
+//! The Open Inference Protocol over gRPC, with health and reflection, on a port of its own.
+//!
+//! Messages become the same questions that HTTP asks, and errors have the same texts. The bounds are
+//! those of HTTP, too: `meter` keeps the bytes that are on their way within the node's memory.
+
+mod config;
+mod health;
+mod infer;
+mod meter;
+mod service;
+
+/// What `proto` defines.
+#[expect(
+    clippy::enum_variant_names,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated"
+)]
+mod proto {
+    tonic::include_proto!("inference");
+}
+
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tonic::{
+    Status, body::Body, codec::CompressionEncoding, codegen::Service as _, server::NamedService,
+};
+use tonic_health::pb::{self as health_pb, health_server::HealthServer};
+use tonic_reflection::server::{Builder, v1, v1alpha};
+
+use self::{
+    health::Health,
+    meter::{Arriving, Leaving, Metered, Pending, Sent},
+    proto::grpc_inference_service_server::GrpcInferenceServiceServer,
+    service::Service,
+};
+use super::{body::RequestBody, failure::Failure};
+use crate::{connection::Connection, error::NodeError, node::Node, request_id};
+
+/// What a message has besides its tensors.
+const ENVELOPE_BYTES_MAX: u64 = 1 << 20;
+
+/// One call, for its handler: the request's extensions carry it.
+#[derive(Clone)]
+struct Call {
+    node: Arc<Node>,
+    connection: Arc<Connection>,
+    arriving: Arc<Arriving>,
+    pending: Arc<Pending>,
+    id: String,
+    started: std::time::Instant,
+    /// As the client's `grpc-timeout` says.
+    until: Option<Instant>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Response<Leaving>> + Send>>;
+
+/// What answers every request of the plane; an error is an answer too.
+#[expect(clippy::type_complexity, reason = "a function that has no name")]
+pub(crate) fn handler()
+-> Result<impl Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> Answering + Clone, NodeError> {
+    let reflection = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(health_pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |error: tonic_reflection::server::Error| NodeError::Reflection(error.to_string());
+    let newest = reflection().build_v1().map_err(broken)?;
+    let older = reflection().build_v1alpha().map_err(broken)?;
+    Ok(move |node, connection, request| -> Answering {
+        Box::pin(handle(
+            node,
+            connection,
+            request,
+            newest.clone(),
+            older.clone(),
+        ))
+    })
+}
+
+async fn handle<R, A>(
+    node: Arc<Node>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    mut newest: v1::ServerReflectionServer<R>,
+    mut older: v1alpha::ServerReflectionServer<A>,
+) -> Response<Leaving>
+where
+    R: v1::ServerReflection,
+    A: v1alpha::ServerReflection,
+{
+    let (parts, body) = request.into_parts();
+    let id = node.request_ids.of(&parts.headers);
+    let until = timeout(&parts.headers).map(|timeout| Instant::now() + timeout);
+    let call = Call {
+        arriving: Arc::new(Arriving::new(node.bodies.clone())),
+        pending: Arc::default(),
+        connection,
+        id: id.clone(),
+        started: std::time::Instant::now(),
+        until,
+        node: Arc::clone(&node),
+    };
+    let (arriving, pending) = (Arc::clone(&call.arriving), Arc::clone(&call.pending));
+    let client = Arc::clone(&call.connection);
+    let service = parts
+        .uri
+        .path()
+        .split('/')
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned();
+    let is_stream = parts.uri.path().ends_with("/ModelStreamInfer");
+    let body = RequestBody::new(&parts.headers, body);
+    // A stream may stay for as long as it is used; what is one message has the time of one.
+    let arrive_by = Instant::now() + node.config.deadline_max;
+    let arrive_by = (!is_stream).then_some(until.map_or(arrive_by, |until| until.min(arrive_by)));
+    let body = Metered::new(body, arriving, arrive_by);
+    let mut request = Request::from_parts(parts, body);
+    request.extensions_mut().insert(call);
+
+    let limit = node
+        .config
+        .request_body_max
+        .saturating_add(ENVELOPE_BYTES_MAX);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let answer = match service.as_str() {
+        name if name == GrpcInferenceServiceServer::<Service>::NAME => {
+            GrpcInferenceServiceServer::new(Service)
+                .max_decoding_message_size(limit)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Deflate)
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Deflate)
+                .call(request)
+                .await
+        }
+        name if name == HealthServer::<Health>::NAME => {
+            HealthServer::new(Health).call(request).await
+        }
+        name if name == v1::ServerReflectionServer::<R>::NAME => newest.call(request).await,
+        name if name == v1alpha::ServerReflectionServer::<A>::NAME => older.call(request).await,
+        _ => {
+            let unknown = Status::unimplemented(format!("there is no service '{service}'"));
+            Ok(unknown.into_http::<Body>())
+        }
+    };
+    let mut answer = answer.unwrap_or_else(|never| match never {});
+    request_id::stamp(answer.headers_mut(), &id);
+    answer.map(|body| Leaving::new(body, client, pending))
+}
+
+/// What `grpc-timeout` says: at most eight digits and a unit. What is none is not there.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers
+        .get("grpc-timeout")
+        .and_then(|value: &HeaderValue| value.to_str().ok())?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+impl Call {
+    fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
+        let call = request.extensions().get::<Self>().cloned();
+        call.ok_or_else(|| Status::internal("the call is not known"))
+    }
+
+    fn refused(&self, failure: Failure) -> Status {
+        failure.into_status(&self.id)
+    }
+
+    /// The answer, with what was held for it: that is given back when the client has it.
+    fn send<T: prost::Message>(&self, answer: T, held: &Sent) -> Result<T, Failure> {
+        let room = self.node.bodies.reserve(answer.encoded_len() as u64)?;
+        room.keep(held);
+        self.pending.add(held);
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_a_unit() {
+        let timeout = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_static(text));
+            timeout(&headers)
+        };
+        assert_eq!(timeout("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(
+            timeout("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        assert_eq!(timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(timeout("0n"), Some(Duration::ZERO));
+        for wrong in ["", "S", "5", "5s", "-5S", "123456789S", "1.5S"] {
+            assert_eq!(timeout(wrong), None, "{wrong}");
+        }
+    }
+}
