@@ -65,6 +65,22 @@ pub fn backends(names: &[&str]) -> Option<PathBuf> {
     skipped(&reason, "DUNLIN_REQUIRE_BACKENDS")
 }
 
+/// Triton's `perf_analyzer`, whose libraries lie beside it. None, and a line that says so, on a machine
+/// that cannot have it, unless `DUNLIN_REQUIRE_PERF_ANALYZER` is set.
+///
+/// # Panics
+/// It is required and not there.
+#[must_use]
+pub fn perf_analyzer() -> Option<PathBuf> {
+    let program = from_environment("DUNLIN_PERF_ANALYZER")
+        .unwrap_or_else(|| target().join("dunlin/perf_analyzer/perf_analyzer"));
+    if program.is_file() {
+        return Some(program);
+    }
+    let reason = format!("{} is not there; run cargo xtask test", program.display());
+    skipped(&reason, "DUNLIN_REQUIRE_PERF_ANALYZER")
+}
+
 /// A Python with what `tests/python/lightning/requirements.txt` lists. None, and a line that says so,
 /// where it was not asked for, unless `DUNLIN_REQUIRE_LIGHTNING` is set.
 ///

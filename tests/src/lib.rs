@@ -22,7 +22,7 @@ mod package;
 mod wait;
 
 pub use answer::{Answer, send};
-pub use artifacts::{backends, binary, lightning, package, python, repository};
+pub use artifacts::{backends, binary, lightning, package, perf_analyzer, python, repository};
 pub use cli::{Cli, Ran};
 pub use digits::{Golden, HeldOut, pixels_json, png};
 pub use node::{Node, NodeOptions, Signal};

@@ -11,6 +11,7 @@ mod bench;
 mod demo;
 mod guests;
 mod models;
+mod perf_analyzer;
 mod process;
 mod python;
 mod test;

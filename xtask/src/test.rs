@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    backends, guests, models,
+    backends, guests, models, perf_analyzer,
     process::{cargo, exists, root, step, target_dir},
     python,
 };
@@ -45,6 +45,7 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
+    let perf_analyzer = perf_analyzer::variable();
     step(
         "Tests of every crate, of the guests natively, and end to end",
         cargo()
@@ -56,6 +57,8 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
             // Where one is left out, one that is set here would be another version's.
             .env_remove("DUNLIN_BACKENDS")
             .env_remove("DUNLIN_ONNX_CASES")
+            .env_remove("DUNLIN_PERF_ANALYZER")
+            .envs(perf_analyzer)
             .envs(native),
     )?;
     for guest in OWN_WORKSPACES {
