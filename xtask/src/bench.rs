@@ -35,8 +35,11 @@ const WASMTIME_FEATURES: &str = "run,serve,wasi-http,cranelift,pooling-allocator
 
 type Variables = Vec<(&'static str, OsString)>;
 
-/// The arguments after any `--with` are the program's.
+/// The arguments after any `--with` are the program's, those after `--micro` criterion's.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    if let ["--micro", rest @ ..] = arguments {
+        return micro(rest);
+    }
     let (with, arguments) = asked(arguments)?;
     let packages = guests::build()?;
     let native = backends::variables(&guests::binary("debug"))?;
@@ -66,16 +69,30 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             .env("CARGO_MANIFEST_DIR", root().join("tests"))
             .env("DUNLIN_BINARY", &dunlin)
             .env("DUNLIN_PACKAGES", &packages)
-            .env("DUNLIN_DIGITS_COMPONENT", digits_component())
+            .env("DUNLIN_COMPONENTS", components())
             .envs(native)
             .envs(beside),
     )
 }
 
-/// Where `dunlin package` has left it.
-fn digits_component() -> PathBuf {
-    let guests = target_dir().join("guests/wasm32-unknown-unknown/release");
-    guests.join("digits.component.wasm")
+/// Where `dunlin package` leaves what it compiled.
+fn components() -> PathBuf {
+    target_dir().join("guests/wasm32-unknown-unknown/release")
+}
+
+/// The parts of the way of a request, each alone.
+fn micro(arguments: &[&str]) -> Result<()> {
+    guests::build()?;
+    let benches = ["rows", "predictor", "decoding"].map(|name| ["--bench", name]);
+    step(
+        "Measure the parts",
+        cargo()
+            .args(["bench", "--workspace"])
+            .args(benches.as_flattened())
+            .arg("--")
+            .args(arguments)
+            .env("DUNLIN_COMPONENTS", components()),
+    )
 }
 
 fn asked<'a>(mut arguments: &'a [&'a str]) -> Result<(Vec<With>, &'a [&'a str])> {

@@ -38,6 +38,8 @@ Chores:
                   Measure, and write docs/measurements.md: with PyTorch also ResNet-18 and an encoder,
                   with servers beside FastAPI, LitServe, BentoML and MLServer, with wasmtime beside
                   wasmtime serve. What is not there is a row that says so
+  bench --micro [FILTER]
+                  Measure the parts: an instance's start and call, wasi:nn, batches, decoding
 
 Build output goes to target/, or to $CARGO_TARGET_DIR.
 ";

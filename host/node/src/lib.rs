@@ -24,5 +24,7 @@ mod turns;
 
 pub use dunlin_sandbox::{Compiler, compile};
 pub use error::NodeError;
+#[doc(hidden)] // For `benches/`.
+pub use http::parse_tensor_json;
 pub use log_writer::LogWriter;
 pub use server::{Ready, run};

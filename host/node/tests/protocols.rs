@@ -114,7 +114,7 @@ async fn start() -> dunlin_node::Ready {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let on_ready = |ready: &dunlin_node::Ready| drop(sender.send(ready.clone()));
-        dunlin_node::run(config, folder.path().to_owned(), on_ready)
+        dunlin_node::run(config, folder.path().to_owned(), None, on_ready)
             .await
             .unwrap();
     });

@@ -1,14 +1,16 @@
 //! What the sandbox adds to a prediction: digits warm, with a fresh instance for each request, and
 //! without Wasm, one call after another on one thread, in turns.
 //!
-//! `predict_time COMPONENT MODEL MILLISECONDS [BACKEND]` prints one JSON object, its times in
-//! microseconds. The benchmark of the repository (`cargo xtask bench`) reads it.
+//! `predict_time COMPONENTS MODEL MILLISECONDS [BACKEND]` prints one JSON object, its times in
+//! microseconds. COMPONENTS is the folder of what `cargo xtask guests` compiled. The benchmark of the repository (`cargo xtask bench`) reads it.
 
 #![expect(clippy::print_stdout, reason = "the result goes to whoever called it")]
 
+#[expect(dead_code, reason = "the benchmarks beside it use more")]
 #[path = "../benches/digits/mod.rs"]
 mod digits;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dunlin_inference::BackendKind;
@@ -23,19 +25,19 @@ const UNCOUNTED: usize = 20;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (component, model, milliseconds, backend) = match &arguments[..] {
-        [component, model, milliseconds] => (component, model, milliseconds, None),
-        [component, model, milliseconds, backend] => {
-            (component, model, milliseconds, Some(backend))
+    let (components, model, milliseconds, backend) = match &arguments[..] {
+        [components, model, milliseconds] => (components, model, milliseconds, None),
+        [components, model, milliseconds, backend] => {
+            (components, model, milliseconds, Some(backend))
         }
-        _ => return Err("usage: predict_time COMPONENT MODEL MILLISECONDS [BACKEND]".into()),
+        _ => return Err("usage: predict_time COMPONENTS MODEL MILLISECONDS [BACKEND]".into()),
     };
     let backend = match backend {
         Some(name) => BackendKind::from_name(name).ok_or("there is no such backend")?,
         None => BackendKind::Auto,
     };
     let window = Duration::from_millis(milliseconds.parse()?);
-    let digits = Digits::load(component, model, backend).await?;
+    let digits = Digits::load(Path::new(components), model, backend).await?;
     let body = question();
     let (native, warm) = (digits.native(&body).await?, &digits.warm);
     let same = Digits::predict(warm, &body).await?;

@@ -14,3 +14,4 @@ mod routes;
 mod upload;
 
 pub(crate) use budget::BodyBudget;
+pub use oip::parse_tensor_json;

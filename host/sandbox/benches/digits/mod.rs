@@ -1,10 +1,12 @@
 //! The digits predictor in a sandbox, and the same work without one.
 
-use std::{collections::HashMap, error::Error, fs, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, error::Error, fs, num::NonZeroU32, path::Path, sync::Arc, time::Duration,
+};
 
 use dunlin_inference::{
-    BackendKind, BackendPaths, Backends, LoadRequest, Model, ModelOptions, ModelSource, Registry,
-    Tensor,
+    BackendKind, BackendPaths, Backends, DType, LoadRequest, Model, ModelOptions, ModelSource,
+    Registry, Tensor,
 };
 use dunlin_sandbox::{
     Deadline, LogEntry, Measurement, Observer, Predictor, PredictorSpec, Request, Sandbox,
@@ -18,12 +20,21 @@ pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 const LABELS: usize = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// What `predictors/forward` is told of digits.
+const FORWARD: &str = r#"{
+    "model": "digits",
+    "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 8, 8]}],
+    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
+}"#;
+
 /// One model, and the predictor twice: with warm instances and with fresh ones.
 #[derive(Debug)]
 pub(crate) struct Digits {
     pub(crate) model: Model,
     pub(crate) warm: Predictor,
     pub(crate) fresh: Predictor,
+    /// The predictor that only hands tensors on.
+    forward: Predictor,
     /// The compiled code lies there.
     _cache: tempfile::TempDir,
 }
@@ -48,10 +59,10 @@ impl Observer for Silent {
 }
 
 impl Digits {
-    /// `component` is what `cargo xtask guests` compiled of `predictors/digits`. Native backends are
-    /// those in the folder that `DUNLIN_BACKENDS` names.
+    /// `components` is the folder of what `cargo xtask guests` compiled. Native backends are those in
+    /// the folder that `DUNLIN_BACKENDS` names.
     pub(crate) async fn load(
-        component: &str,
+        components: &Path,
         model: &str,
         backend: BackendKind,
     ) -> Result<Self, Failure> {
@@ -75,11 +86,11 @@ impl Digits {
             cache_dir: cache.path().join("cache"),
             compiler: None,
         })?;
-        let wasm: Arc<[u8]> = fs::read(component)?.into();
-        let predictor = async |policy| {
+        let predictor = async |name: &str, config: &str, policy| -> Result<_, Failure> {
+            let component = components.join(name).with_extension("component.wasm");
             let spec = PredictorSpec {
-                wasm: Arc::clone(&wasm),
-                config: "{}".to_owned(),
+                wasm: fs::read(component)?.into(),
+                config: config.to_owned(),
                 models: HashMap::from([("digits".to_owned(), model.clone())]),
                 registry: Arc::clone(&registry),
                 grants: Grants {
@@ -105,11 +116,12 @@ impl Digits {
                 observer: Arc::new(Silent),
                 init_deadline: MINUTE,
             };
-            Predictor::start(&sandbox, spec).await
+            Ok(Predictor::start(&sandbox, spec).await?)
         };
         Ok(Self {
-            warm: predictor(InstancePolicy::Warm).await?,
-            fresh: predictor(InstancePolicy::Fresh).await?,
+            warm: predictor("digits", "{}", InstancePolicy::Warm).await?,
+            fresh: predictor("digits", "{}", InstancePolicy::Fresh).await?,
+            forward: predictor("forward", FORWARD, InstancePolicy::Warm).await?,
             model,
             _cache: cache,
         })
@@ -136,6 +148,22 @@ impl Digits {
             label,
             probabilities,
         })?)
+    }
+
+    pub(crate) fn row(&self) -> Tensor {
+        Tensor::zeros(DType::F32, &[1, 1, 8, 8]).expect("a row is small")
+    }
+
+    /// Tensors through a guest and its model, and back.
+    pub(crate) async fn forwarded(
+        &self,
+        inputs: &[(String, Tensor)],
+    ) -> Result<Vec<(String, Tensor)>, Failure> {
+        let deadline = Deadline::after(MINUTE);
+        Ok(self
+            .forward
+            .infer("0123456789abcdef", inputs, deadline)
+            .await?)
     }
 
     /// The predictor's answer.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{entrants::has_onnxruntime, in_process::Example, plan::Plan, workload::Workload};
 
-/// The component of digits, as `cargo xtask guests` compiled it.
-const COMPONENT: &str = "DUNLIN_DIGITS_COMPONENT";
+/// The folder with the components that `cargo xtask guests` compiled.
+const COMPONENTS: &str = "DUNLIN_COMPONENTS";
 
 /// The middle of the calls of each kind, in microseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -21,8 +21,8 @@ pub(crate) struct Overhead {
 
 pub(crate) fn measure(plan: &Plan) -> Result<Overhead> {
     println!("\nThe sandbox: digits warm, fresh and without Wasm");
-    let component = env::var(COMPONENT)
-        .with_context(|| format!("{COMPONENT} is not set; run cargo xtask bench"))?;
+    let components = env::var(COMPONENTS)
+        .with_context(|| format!("{COMPONENTS} is not set; run cargo xtask bench"))?;
     let model = Workload::Digits.model(Path::new(""));
     let model = model.to_str().context("the path is not text")?;
     let milliseconds = plan.in_process.as_millis().to_string();
@@ -32,7 +32,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Overhead> {
         "tract"
     };
     let overhead: Overhead =
-        Example::find("predict_time")?.run(&[&component, model, &milliseconds, backend])?;
+        Example::find("predict_time")?.run(&[&components, model, &milliseconds, backend])?;
     println!(
         "  without {:.1} µs, warm {:.1} µs, fresh {:.1} µs",
         overhead.native_us, overhead.warm_us, overhead.fresh_us

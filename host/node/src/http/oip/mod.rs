@@ -18,6 +18,7 @@ mod v1;
 pub(crate) use answer::InferResponse;
 pub(crate) use tensor_json::{Nested, parse_nested};
 pub(crate) use v1::{V1Answer, V1Models, V1Ready, V1Request};
+pub use tensor_json::parse as parse_tensor_json;
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 ///
 /// # Errors
 /// An element of another kind, out of its datatype's range, or nested deeper than 128.
-pub(super) fn parse(dtype: DType, data: &RawValue) -> Result<Vec<u8>, serde_json::Error> {
+pub fn parse(dtype: DType, data: &RawValue) -> Result<Vec<u8>, serde_json::Error> {
     elements(dtype, data, None)
 }
 
