@@ -7,7 +7,7 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dunlin_tests::{Answer, Node, NodeOptions, Variant, package, send, until_async};
@@ -100,6 +100,51 @@ async fn over_the_bound_of_requests_a_caller_is_told_to_come_again() {
         (answer.status == 200).then_some(())
     })
     .await;
+}
+
+/// One deployment at its bound of requests does not take the node's places from another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_at_its_bound_of_requests_leaves_room_for_others() {
+    let node = node("");
+    node.deploy(&package("echo")).await;
+    let narrow = Variant::of("misbehave", |yaml| {
+        yaml["limits"] = json!({"deadline": "30s", "requests_in_flight": 1});
+    });
+    node.deploy(&narrow.path()).await;
+    let slow = node.request(Method::POST, "/misbehave/slow?ms=60000");
+    let slow = tokio::spawn(Answer::to(slow));
+    until_async("the slow request is being answered", SOON, || async {
+        (instances(&node, "busy").await == 1).then_some(())
+    })
+    .await;
+    let refused = node.post_json("/misbehave/ok", &json!({})).await;
+    let reason = refused.error(503);
+    assert!(reason.contains("limits.requests_in_flight"), "{reason}");
+    assert_eq!(refused.header("retry-after"), "1");
+    node.post_json("/echo", &json!({})).await.ok();
+    slow.abort();
+}
+
+/// A client that waits for less than the deployment allows is answered in its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_may_ask_for_less_time() {
+    let node = node("");
+    let patient = Variant::of("misbehave", |yaml| {
+        yaml["limits"]["deadline"] = "60s".into();
+    });
+    node.deploy(&patient.path()).await;
+    let ask = async |path: &str, wait: &str| {
+        let request = node.request(Method::POST, path);
+        send(request.header("x-request-timeout-ms", wait)).await
+    };
+    for path in ["/misbehave/loop", "/misbehave/slow?ms=60000"] {
+        let asked = Instant::now();
+        ask(path, "200").await.error(504);
+        assert!(asked.elapsed() < Duration::from_secs(30), "{path}");
+    }
+    ask("/misbehave/ok", "30000").await.ok();
+    let reason = ask("/misbehave/ok", "0.5").await.error(400);
+    assert!(reason.contains("x-request-timeout-ms"), "{reason}");
 }
 
 /// A connection that has had one answer and stays open.

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use dunlin_sandbox::Deadline;
+use edge_config::Limits;
 use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
 use super::{
     body::{self, ReplyBody, RequestBody},
+    deadline,
     failure::Failure,
     oip, predict,
     routes::{self, Found},
@@ -68,6 +70,10 @@ async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
 }
 
 impl Exchange {
+    pub(crate) fn deadline(&self, limits: &Limits) -> Result<Deadline, Failure> {
+        deadline::of(&self.parts.headers, limits, self.started)
+    }
+
     /// The whole body, read within the request's deadline, and with it a place among the requests in
     /// flight: one whose body is still on its way takes no place of others.
     pub(crate) async fn read_body(

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 mod body;
 mod budget;
 pub(crate) mod data;
+mod deadline;
 mod failure;
 pub(crate) mod grpc;
 mod models_alone;

@@ -7,7 +7,6 @@
 use std::{borrow::Cow, fmt};
 
 use dunlin_inference::{Model, NamedTensors, Signature, Tensor};
-use dunlin_sandbox::Deadline;
 use http::{Method, Response};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -60,7 +59,7 @@ pub(super) async fn predict(
     if exchange.parts.method != Method::POST {
         return Err(Failure::method_not_allowed("POST"));
     }
-    let deadline = Deadline::after(revision.limits.deadline);
+    let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
     let request: Request<'_> = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;

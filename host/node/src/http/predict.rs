@@ -85,7 +85,7 @@ async fn predict(
     let Some(predictor) = &revision.predictor else {
         return models_alone::predict(exchange, revision, path).await;
     };
-    let deadline = Deadline::after(revision.limits.deadline);
+    let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
     let (parts, id) = (exchange.parts, exchange.id);
     let query: Vec<_> =

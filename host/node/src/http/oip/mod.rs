@@ -16,9 +16,9 @@ mod tensor_json;
 mod v1;
 
 pub(crate) use answer::InferResponse;
+pub use tensor_json::parse as parse_tensor_json;
 pub(crate) use tensor_json::{Nested, parse_nested};
 pub(crate) use v1::{V1Answer, V1Models, V1Ready, V1Request};
-pub use tensor_json::parse as parse_tensor_json;
 
 use std::collections::BTreeMap;
 
@@ -181,7 +181,7 @@ async fn counted(
 async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<ReplyBody>, Failure> {
     let revision = model.revision()?;
     let target = model.target()?;
-    let deadline = Deadline::after(revision.limits.deadline);
+    let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
     let headers = &exchange.parts.headers;
     let (question, form) = request::decode(headers, &body, target.signature())?;

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use dunlin_inference::{Dim, NamedTensors, Signature, Tensor, TensorSpec};
-use dunlin_sandbox::Deadline;
 use http::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
@@ -77,7 +76,7 @@ pub(super) async fn predict(
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = model.revision()?;
     let target = model.target()?;
-    let deadline = Deadline::after(revision.limits.deadline);
+    let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
     let request: V1Request<'_> = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;
