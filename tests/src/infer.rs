@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{Answer, Golden, Node, NodeOptions, package, send};
+use crate::{Answer, Golden, Node, NodeOptions, Variant, package, send};
 
 /// Where the digits model is asked for tensors.
 pub const INFER: &str = "/v2/models/digits/infer";
@@ -15,6 +15,23 @@ pub async fn digits() -> Node {
     node
 }
 
+/// A node with digits, which batches, and echo, which serves tensors of its own; `model_control` says who
+/// may load and unload.
+pub async fn digits_and_echo(model_control: &str) -> Node {
+    let node = Node::start(&NodeOptions {
+        config: format!("model_control: {model_control}\n"),
+        ..NodeOptions::default()
+    });
+    let batching = Variant::of("digits", |yaml| {
+        let model = &mut yaml["predictor"]["models"][0];
+        model["max_batch_size"] = json!(8);
+        model["dynamic_batching"] = json!({"preferred_batch_size": [4, 8]});
+    });
+    node.deploy(&batching.path()).await;
+    node.deploy(&package("echo")).await;
+    node
+}
+
 /// A request for the first golden sample, all in JSON.
 #[must_use]
 pub fn question() -> Value {
@@ -22,6 +39,20 @@ pub fn question() -> Value {
     json!({"id": "q-1", "inputs": [{
         "name": "pixels", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": &pixels[..],
     }]})
+}
+
+/// The question with something changed.
+#[must_use]
+pub fn asked(change: impl FnOnce(&mut Value)) -> Value {
+    let mut question = question();
+    change(&mut question);
+    question
+}
+
+/// The question with something of its input changed.
+#[must_use]
+pub fn with_input(change: impl FnOnce(&mut Value)) -> Value {
+    asked(|question| change(&mut question["inputs"][0]))
 }
 
 /// The answer has the first golden sample's logits, in JSON.

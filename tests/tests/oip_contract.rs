@@ -1,40 +1,14 @@
 //! The Open Inference Protocol's contract, row by row, and each of its refusals, against a running
-//! node: a table of requests and of what must come of each.
-
-use std::io::{Read as _, Write as _};
+//! node: a table of requests and of what must come of each. What takes more than a row is in
+//! `oip_extensions` and `repository`.
 
 use dunlin_tests::{
-    Answer, Golden, Node, NodeOptions, Signal, Variant,
-    infer::{Binary, INFER, check_logits, question},
-    package, send,
-};
-use flate2::{
-    Compression,
-    read::{GzDecoder, ZlibDecoder},
-    write::{GzEncoder, ZlibEncoder},
+    Answer, Golden, Node,
+    infer::{INFER, asked, check_logits, digits_and_echo, question, with_input},
+    send,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-
-/// A node that lets anybody load and unload, with digits, which batches, and echo, which serves
-/// tensors of its own.
-async fn node(model_control: &str) -> Node {
-    let node = Node::start(&NodeOptions {
-        config: format!("model_control: {model_control}\n"),
-        ..NodeOptions::default()
-    });
-    node.deploy(&batching().path()).await;
-    node.deploy(&package("echo")).await;
-    node
-}
-
-fn batching() -> Variant {
-    Variant::of("digits", |yaml| {
-        let model = &mut yaml["predictor"]["models"][0];
-        model["max_batch_size"] = json!(8);
-        model["dynamic_batching"] = json!({"preferred_batch_size": [4, 8]});
-    })
-}
 
 /// One row of the contract.
 struct Row {
@@ -144,20 +118,9 @@ fn any() -> Value {
     Value::Null
 }
 
-/// The question for digits with something changed.
-fn asked(change: impl FnOnce(&mut Value)) -> Value {
-    let mut question = question();
-    change(&mut question);
-    question
-}
-
-fn with_input(change: impl FnOnce(&mut Value)) -> Value {
-    asked(|question| change(&mut question["inputs"][0]))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_and_its_models_say_of_themselves() {
-    let node = node("none").await;
+    let node = digits_and_echo("none").await;
     let duration = || json!({"count": null, "ns": null});
     let statistics = |name: &str| {
         json!({
@@ -339,7 +302,7 @@ async fn what_a_server_and_its_models_say_of_themselves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inferences_as_the_contract_has_them() {
-    let node = node("none").await;
+    let node = digits_and_echo("none").await;
     let pixels: Vec<f32> = Golden::read().pixels[0].to_vec();
     let rows: Vec<Vec<f32>> = pixels.chunks(8).map(<[f32]>::to_vec).collect();
     let logits = || Check::Passes(check_logits);
@@ -440,7 +403,7 @@ async fn inferences_as_the_contract_has_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_as_the_contract_has_them() {
-    let node = node("none").await;
+    let node = digits_and_echo("none").await;
     let max = i64::MAX;
     let deep = "[".repeat(100_000);
     let with = |parameters: Value| asked(|q| q["parameters"] = parameters);
@@ -716,286 +679,4 @@ async fn refusals_as_the_contract_has_them() {
     )
     .await;
     check_logits(&node.post_json(INFER, &question()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_done_is_counted() {
-    let node = node("none").await;
-    for rows in [1, 1, 3] {
-        let pixels = Golden::read().pixels[0].repeat(rows);
-        let asked = with_input(|i| {
-            i["shape"] = json!([rows, 1, 8, 8]);
-            i["data"] = json!(pixels);
-        });
-        let _answer = node.post_json(INFER, &asked).await.ok();
-    }
-    let refused = with_input(|i| i["shape"] = json!([1, 64]));
-    let _refused = node.post_json(INFER, &refused).await.error(400);
-    let stats = node.fetch("/v2/models/digits/stats").await.ok().json();
-    let stats = &stats["model_stats"][0];
-    assert_eq!(
-        (&stats["inference_count"], &stats["execution_count"]),
-        (&json!(5), &json!(3))
-    );
-    assert!(stats["last_inference"].as_u64() > Some(1_600_000_000_000));
-    let counts = &stats["inference_stats"];
-    for (counter, count) in [
-        ("success", 3),
-        ("fail", 1),
-        ("queue", 3),
-        ("compute_infer", 3),
-    ] {
-        assert_eq!(
-            counts[counter]["count"],
-            json!(count),
-            "{counter}: {counts}"
-        );
-    }
-    assert!(counts["compute_infer"]["ns"].as_u64() > Some(0));
-    assert_eq!(counts["cache_hit"], json!({"count": 0, "ns": 0}));
-    let batches = stats["batch_stats"].as_array().expect("a list");
-    let batches: Vec<_> = batches
-        .iter()
-        .map(|batch| (&batch["batch_size"], &batch["compute_infer"]["count"]))
-        .collect();
-    assert_eq!(batches, [(&json!(1), &json!(2)), (&json!(3), &json!(1))]);
-    // A predictor's own tensors are counted, too.
-    let echo = json!({"inputs": [
-        {"name": "numbers", "datatype": "FP32", "shape": [1], "data": [1]},
-        {"name": "words", "datatype": "BYTES", "shape": [0], "data": []}]});
-    let _answer = node.post_json("/v2/models/echo/infer", &echo).await.ok();
-    let stats = node.fetch("/v2/models/echo/stats").await.ok().json();
-    assert_eq!(
-        stats["model_stats"][0]["inference_stats"]["success"]["count"],
-        1
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_are_compressed_for_those_who_read_that() {
-    let node = node("none").await;
-    let pixels = Golden::read().pixels[0].repeat(8);
-    let asked = with_input(|i| {
-        i["shape"] = json!([8, 1, 8, 8]);
-        i["data"] = json!(pixels);
-    });
-    let mut asked = asked;
-    asked["id"] = json!("x".repeat(2000));
-    let plain = node.post_json(INFER, &asked).await.ok();
-    assert_eq!(plain.header("content-encoding"), "");
-    let inflate = |answer: &Answer, encoding: &str| {
-        let mut body = Vec::new();
-        match encoding {
-            "gzip" => GzDecoder::new(&answer.body[..]).read_to_end(&mut body),
-            "deflate" => ZlibDecoder::new(&answer.body[..]).read_to_end(&mut body),
-            _ => (&answer.body[..]).read_to_end(&mut body),
-        }
-        .expect("it is what it says");
-        body
-    };
-    for (accepted, encoding) in [
-        ("gzip", "gzip"),
-        ("deflate", "deflate"),
-        ("br, GZIP;q=0.5, deflate;q=0.4", "gzip"),
-        ("gzip;q=0, deflate", "deflate"),
-        ("gzip;q=0", ""),
-        ("br", ""),
-        ("gzip;q=0.5, identity", ""),
-    ] {
-        let request = node.request(Method::POST, INFER).json(&asked);
-        let answer = send(request.header("accept-encoding", accepted)).await.ok();
-        assert_eq!(answer.header("content-encoding"), encoding, "{accepted}");
-        assert_eq!(inflate(&answer, encoding), plain.body, "{accepted}");
-    }
-    // In as well as out, and with tensors as bytes: the length is that of the plain JSON.
-    let binary = Binary::question().with(|q| {
-        q.tensors = q.tensors.repeat(8);
-        q.head["parameters"] = json!({"binary_data_output": true});
-        q.head["id"] = json!("x".repeat(2000));
-        let input = &mut q.head["inputs"][0];
-        input["shape"] = json!([8, 1, 8, 8]);
-        input["parameters"]["binary_data_size"] = json!(q.tensors.len());
-    });
-    let head = binary.head.to_string();
-    let whole = [head.as_bytes(), &binary.tensors].concat();
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(&whole).expect("a Vec takes any bytes");
-    let mut deflate = ZlibEncoder::new(Vec::new(), Compression::default());
-    deflate.write_all(&whole).expect("a Vec takes any bytes");
-    for (encoding, body) in [("gzip", gzip.finish()), ("deflate", deflate.finish())] {
-        let request = node
-            .request(Method::POST, INFER)
-            .body(body.expect("a Vec takes any bytes"));
-        let request = request
-            .header("content-encoding", encoding)
-            .header("accept-encoding", encoding)
-            .header("inference-header-content-length", head.len());
-        let answer = send(request).await.ok();
-        assert_eq!(answer.header("content-encoding"), encoding);
-        let body = inflate(&answer, encoding);
-        let length = answer.header("inference-header-content-length");
-        let (head, tensor) = body.split_at(length.parse().expect("a length"));
-        let head: Value = serde_json::from_slice(head).expect("JSON");
-        assert_eq!(head["outputs"][0]["shape"], json!([8, 10]));
-        assert_eq!(tensor.len(), 8 * 40);
-    }
-}
-
-const LOAD: &str = "/v2/repository/models/digits/load";
-const UNLOAD: &str = "/v2/repository/models/digits/unload";
-
-async fn state(node: &Node) -> Value {
-    let index = node.post("/v2/repository/index", "", "").await.ok().json();
-    let mut models = index.as_array().expect("a list").iter();
-    let digits = models.find(|model| model["name"] == "digits");
-    digits.expect("it is there")["state"].clone()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unloaded_model_stays_so_until_it_is_loaded() {
-    let mut node = node("open").await;
-    let unloaded = || async {
-        assert_eq!(state(&node).await, "UNAVAILABLE");
-        for path in [
-            INFER,
-            "/digits",
-            "/v1/models/digits:predict",
-            "/predictions/digits",
-        ] {
-            let refused = node.post_json(path, &question()).await;
-            assert!(refused.error(503).contains("was unloaded"), "{path}");
-        }
-        for path in ["", "/ready", "/config", "/stats"] {
-            let path = format!("/v2/models/digits{path}");
-            let _refused = node.fetch(&path).await.error(503);
-        }
-        let ready = json!({"ready": true});
-        let index = node
-            .post_json("/v2/repository/index", &ready)
-            .await
-            .ok()
-            .json();
-        assert_eq!(index.as_array().map(Vec::len), Some(1), "{index}");
-        let _others = node.fetch("/v2/models/echo/ready").await.ok();
-        assert_eq!(
-            node.get("digits").await.expect("it is there")["status"],
-            "unloaded"
-        );
-    };
-    for body in ["", r#"{"parameters": {"unload_dependents": false}}"#] {
-        let answer = node.post(UNLOAD, "", body).await.ok();
-        assert_eq!(answer.text(), "");
-        unloaded().await;
-    }
-    for signal in [Signal::Term, Signal::Kill] {
-        node.restart(signal);
-        assert_eq!(state(&node).await, "UNAVAILABLE");
-        let _ready = node.fetch("/v2/health/ready").await.ok();
-    }
-    assert_eq!(node.post(LOAD, "", "").await.ok().text(), "");
-    assert_eq!(state(&node).await, "READY");
-    check_logits(&node.post_json(INFER, &question()).await);
-    // A deploy serves as well.
-    let _unloaded = node.post(UNLOAD, "", "").await.ok();
-    node.deploy(&package("digits")).await;
-    check_logits(&node.post_json(INFER, &question()).await);
-    assert_eq!(state(&node).await, "READY");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_load_may_change_how_a_model_is_run() {
-    let mut node = node("open").await;
-    let load = |config: Value| json!({"parameters": {"config": config}});
-    let changed = json!({"max_batch_size": "16", "instance_group": [{"count": 2}]}).to_string();
-    let _loaded = node.post_json(LOAD, &load(json!(changed))).await.ok();
-    let config = node.fetch("/v2/models/digits/config").await.ok().json();
-    assert_eq!(config["max_batch_size"], json!(16));
-    assert_eq!(config["instance_group"][0]["count"], json!(2));
-    assert_eq!(
-        config["dynamic_batching"]["preferred_batch_size"],
-        json!([4, 8])
-    );
-    check_logits(&node.post_json(INFER, &question()).await);
-    // What cannot be honoured changes nothing.
-    let refused = [
-        (LOAD, load(json!("{")), 400, "is not JSON"),
-        (LOAD, load(json!("[]")), 400, "not a JSON object"),
-        (
-            LOAD,
-            load(json!("{\"backend\": \"tensorrt\"}")),
-            400,
-            "backend",
-        ),
-        (
-            LOAD,
-            load(json!("{\"max_batch_size\": \"x\"}")),
-            400,
-            "max_batch_size",
-        ),
-        (
-            LOAD,
-            load(json!("{\"max_batch_size\": -1}")),
-            400,
-            "max_batch_size",
-        ),
-        (
-            LOAD,
-            load(json!(" ".repeat(100_000))),
-            400,
-            "config has 100000 bytes",
-        ),
-        (
-            LOAD,
-            json!({"parameters": {"file:1/model.onnx": "AAAA"}}),
-            400,
-            "dunlin deploy",
-        ),
-        (LOAD, json!({"parameters": 1}), 400, "JSON"),
-        (
-            "/v2/repository/models/nobody/load",
-            json!({}),
-            404,
-            "'nobody'",
-        ),
-        (
-            "/v2/repository/models/digits.digits/load",
-            json!({}),
-            400,
-            "name 'digits'",
-        ),
-        (
-            "/v2/repository/models/echo/load",
-            load(json!("{}")),
-            400,
-            "this one has 0",
-        ),
-    ];
-    for (path, body, status, part) in refused {
-        let error = node.post_json(path, &body).await.error(status);
-        assert!(error.contains("failed to load"), "{body}: {error}");
-        assert!(error.contains(part), "{body}: {error}");
-    }
-    let after = node.fetch("/v2/models/digits/config").await.ok().json();
-    assert_eq!(after, config);
-    // It lasts as long as the revision does, or until a load without it.
-    node.restart(Signal::Kill);
-    assert_eq!(
-        node.fetch("/v2/models/digits/config").await.ok().json(),
-        config
-    );
-    let _loaded = node.post(LOAD, "", "").await.ok();
-    let config = node.fetch("/v2/models/digits/config").await.ok().json();
-    assert_eq!(config["max_batch_size"], json!(8));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn loading_may_need_the_token() {
-    let node = node("token").await;
-    let _refused = node.post(UNLOAD, "", "").await.error(401);
-    let wrong = node.request(Method::POST, UNLOAD).bearer_auth("wrong");
-    let _refused = send(wrong).await.error(401);
-    assert_eq!(state(&node).await, "READY");
-    let right = node.request(Method::POST, UNLOAD).bearer_auth(node.token());
-    let _unloaded = send(right).await.ok();
-    assert_eq!(state(&node).await, "UNAVAILABLE");
 }

@@ -107,7 +107,7 @@ async fn schemathesis_finds_nothing_that_the_document_does_not_say() {
                 "--phases",
                 "coverage,fuzzing",
             ])
-            .args(["--seed", "1", "--max-examples", "20", "--no-color"])
+            .args(["--seed", "1", "--max-examples", "10", "--no-color"])
             .args(["--suppress-health-check", "all"])
             // Unloaded is no failure of the node, but 503 is a 5xx.
             .args(["--exclude-operation-id", "Unload"]));

@@ -100,7 +100,8 @@ pub(crate) const ROUTES: &[Route] = &[
 /// First segments that belong to the node; see `DeploymentName` for why no deployment has them.
 const OWN: [&str; 5] = ["v2", "v1", "predictions", "ping", "healthz"];
 
-/// What a predictor may be asked with. TRACE is between a client and its proxies, and CONNECT is for them.
+/// What a predictor may be asked with: what the OpenAPI document can say. TRACE and CONNECT are between
+/// a client and its proxies.
 const ANY: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The names in a path, decoded.
@@ -123,7 +124,7 @@ pub(crate) enum Found {
 
 /// Empty segments do not count, and HEAD is GET without the body.
 pub(crate) fn find(method: &Method, path: &str) -> Found {
-    if *method == Method::TRACE || *method == Method::CONNECT {
+    if !ANY.split(", ").any(|known| method == known) {
         return Found::OtherMethod(ANY);
     }
     let own = path.trim_start_matches('/').split('/').next();
@@ -258,6 +259,7 @@ mod tests {
             ("GET", "/v1/models/a:explain", Found::Nothing),
             ("GET", "/v2/models/a/infer/b", Found::Nothing),
             ("TRACE", "/a", Found::OtherMethod(ANY)),
+            ("QUERY", "/a", Found::OtherMethod(ANY)),
             ("DELETE", "/a", Found::Deployment),
             ("GET", "/v2x", Found::Deployment),
             ("GET", "/", Found::Deployment),
