@@ -121,7 +121,7 @@ async fn a_deployment_at_its_bound_of_requests_leaves_room_for_others() {
     let reason = refused.error(503);
     assert!(reason.contains("limits.requests_in_flight"), "{reason}");
     assert_eq!(refused.header("retry-after"), "1");
-    node.post_json("/echo", &json!({})).await.ok();
+    let _ = node.post_json("/echo", &json!({})).await.ok();
     slow.abort();
 }
 
@@ -139,10 +139,10 @@ async fn a_caller_may_ask_for_less_time() {
     };
     for path in ["/misbehave/loop", "/misbehave/slow?ms=60000"] {
         let asked = Instant::now();
-        ask(path, "200").await.error(504);
+        let _ = ask(path, "200").await.error(504);
         assert!(asked.elapsed() < Duration::from_secs(30), "{path}");
     }
-    ask("/misbehave/ok", "30000").await.ok();
+    let _ = ask("/misbehave/ok", "30000").await.ok();
     let reason = ask("/misbehave/ok", "0.5").await.error(400);
     assert!(reason.contains("x-request-timeout-ms"), "{reason}");
 }

@@ -1,11 +1,6 @@
 //! What `wasmtime serve` runs beside Dunlin in the benchmark: it reads the question of digits, parses
 //! it, and answers how many rows it has. No model: a yardstick for what is around one.
 
-#![cfg_attr(
-    not(target_family = "wasm"),
-    expect(dead_code, reason = "exported as a component only")
-)]
-
 use serde::{Deserialize, Serialize};
 use wasip2::{
     exports::http::incoming_handler::Guest,
