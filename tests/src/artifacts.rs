@@ -79,6 +79,25 @@ pub fn lightning() -> Option<PathBuf> {
     skipped(reason, "DUNLIN_REQUIRE_LIGHTNING")
 }
 
+/// The folder with `prometheus` and `promtool` that `cargo xtask test` finds or makes. None, and a
+/// line that says so, on a machine that cannot have them, unless `DUNLIN_REQUIRE_PROMETHEUS` is set.
+///
+/// # Panics
+/// They are required and not there.
+pub(crate) fn prometheus() -> Option<PathBuf> {
+    if let Some(folder) = from_environment("DUNLIN_PROMETHEUS") {
+        return Some(existing(folder, "cargo xtask test"));
+    }
+    let unpacked = target().join("dunlin/prometheus/root/usr/bin");
+    if unpacked.join("promtool").exists() {
+        return Some(unpacked);
+    }
+    skipped(
+        "there is no Prometheus; run cargo xtask test",
+        "DUNLIN_REQUIRE_PROMETHEUS",
+    )
+}
+
 /// Says why a test is skipped, or fails it where `variable` asks for that.
 fn skipped<T>(reason: &str, variable: &str) -> Option<T> {
     let required = env::var_os(variable).is_some_and(|value| value == "1");

@@ -17,14 +17,18 @@ mod artifacts;
 mod cli;
 mod digits;
 pub mod infer;
+mod metrics;
 mod node;
 mod package;
+mod prometheus;
 mod wait;
 
 pub use answer::{Answer, send};
 pub use artifacts::{backends, binary, lightning, package, python, repository};
 pub use cli::{Cli, Ran};
 pub use digits::{Golden, HeldOut, pixels_json, png};
+pub use metrics::Metrics;
 pub use node::{Node, NodeOptions, Signal};
 pub use package::{Variant, blob, digest, rewrite, with_component, with_yaml};
+pub use prometheus::{Prometheus, Series, promtool_complaints};
 pub use wait::{until, until_async};

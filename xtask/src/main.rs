@@ -10,6 +10,7 @@ mod backends;
 mod demo;
 mod guests;
 mod process;
+mod prometheus;
 mod python;
 mod test;
 

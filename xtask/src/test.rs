@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     backends, guests,
     process::{cargo, exists, root, step, work_dir},
-    python,
+    prometheus, python,
 };
 
 /// Whether the tests that need PyTorch Lightning run: its environment takes 3 GB.
@@ -42,12 +42,14 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
+    let prometheus = prometheus::variables()?;
     let lightning = lightning_variables(lightning)?;
     step(
         "Tests of every crate, of the guests natively, and end to end",
         cargo()
             .args(["test", "--workspace"])
             .envs(lightning)
+            .envs(prometheus)
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
             .env("DUNLIN_PYTHON", &python)

@@ -131,6 +131,11 @@ impl<C: Call> Queue<C> {
         gone
     }
 
+    /// How many calls wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// How many calls may wait.
     pub(crate) fn bound(&self) -> usize {
         self.bound

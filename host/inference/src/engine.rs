@@ -114,6 +114,11 @@ impl Engine {
         self.shared.platform
     }
 
+    /// Calls that wait for a run.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.queue.waiting()
+    }
+
     /// The cell of a golden sample, filled once the model has passed it.
     pub(crate) fn golden_check(&self, key: GoldenKey) -> Arc<OnceCell<()>> {
         let checks = self.golden_checks.lock();

@@ -10,6 +10,7 @@ mod dtype;
 mod engine;
 mod error;
 mod golden;
+mod histogram;
 mod model;
 mod registry;
 mod signature;
@@ -24,6 +25,7 @@ pub use backend::{
 pub use dtype::DType;
 pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
 pub use golden::{Golden, Tolerance};
+pub use histogram::{Histogram, HistogramSnapshot};
 pub use model::{Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry};
 pub use signature::{Dim, Signature, TensorSpec};

@@ -10,7 +10,7 @@ use crate::{InferenceError, Signature, Stats, Tensor};
 /// Named tensors, in any order going in and in the signature's order coming out.
 pub type NamedTensors = Vec<(String, Tensor)>;
 
-/// A model as one deployment sees it: an engine that others may share, and counters of its own. It
+/// A model as one revision sees it: an engine that others may share, and counters of its own. It
 /// has no name: a name is its deployment's.
 #[derive(Clone)]
 pub struct Model {
@@ -24,11 +24,6 @@ impl Model {
             engine,
             stats: Arc::default(),
         }
-    }
-
-    /// The same model, counting into `stats`: those of the revision before it, for one.
-    pub fn with_stats(self, stats: Arc<Stats>) -> Model {
-        Model { stats, ..self }
     }
 
     /// Whether both are run by one loaded engine.
@@ -50,7 +45,12 @@ impl Model {
         self.engine.platform()
     }
 
-    pub fn stats(&self) -> &Stats {
+    /// Calls that wait for the engine, of everybody who shares it.
+    pub fn waiting(&self) -> usize {
+        self.engine.waiting()
+    }
+
+    pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 

@@ -90,11 +90,11 @@ impl Control {
                 telemetry: Arc::new(Telemetry::new(&record.name)),
                 record,
             };
-            self.deployments.put(&Arc::new(Deployment {
-                record: waiting.record.clone(),
-                telemetry: Arc::clone(&waiting.telemetry),
-                serving: Err(NotServing::Starting),
-            }));
+            self.deployments.put(&Arc::new(Deployment::new(
+                waiting.record.clone(),
+                Arc::clone(&waiting.telemetry),
+                Err(NotServing::Starting),
+            )));
             restore.push(waiting);
         }
         Ok(Restore(restore))
@@ -142,11 +142,9 @@ impl Control {
                 );
             }
         }
-        self.deployments.put(&Arc::new(Deployment {
-            record,
-            telemetry,
-            serving: serving.map_err(NotServing::Failed),
-        }));
+        let serving = serving.map_err(NotServing::Failed);
+        let deployment = Deployment::new(record, telemetry, serving);
+        self.deployments.put(&Arc::new(deployment));
         drop(change);
     }
 
@@ -212,11 +210,7 @@ impl Control {
             digest = %record.digest,
             "deployed"
         );
-        let deployment = Arc::new(Deployment {
-            record,
-            telemetry,
-            serving: Ok(revision),
-        });
+        let deployment = Arc::new(Deployment::new(record, telemetry, Ok(revision)));
         self.deployments.put(&deployment);
         Ok(deployment)
     }

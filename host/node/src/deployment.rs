@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -10,12 +11,17 @@ use dunlin_inference::{Model, Signature};
 use dunlin_sandbox::Predictor;
 use edge_config::Limits;
 
-use crate::{state::Record, telemetry::Telemetry};
+use crate::{
+    state::Record,
+    telemetry::{Figures, Telemetry},
+};
 
 /// A deployment as it was at one moment. A change makes a new one; requests in flight keep theirs.
 pub(crate) struct Deployment {
     pub(crate) record: Record,
     pub(crate) telemetry: Arc<Telemetry>,
+    /// What this revision counts, in `telemetry` too.
+    pub(crate) figures: Arc<Figures>,
     pub(crate) serving: Result<Revision, NotServing>,
 }
 
@@ -33,6 +39,33 @@ pub(crate) struct Revision {
     pub(crate) predictor: Option<Predictor>,
     pub(crate) models: BTreeMap<String, Model>,
     pub(crate) limits: Limits,
+}
+
+impl Deployment {
+    pub(crate) fn new(
+        record: Record,
+        telemetry: Arc<Telemetry>,
+        serving: Result<Revision, NotServing>,
+    ) -> Self {
+        let figures = telemetry.figures(record.revision);
+        if let Ok(revision) = &serving {
+            let models = revision.models.iter();
+            let stats = models.map(|(name, model)| (name.clone(), Arc::clone(model.stats())));
+            figures.set_models(stats.collect());
+        }
+        Self {
+            record,
+            telemetry,
+            figures,
+            serving,
+        }
+    }
+
+    /// A request has its answer, after so long.
+    pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
+        self.telemetry.answered(status, elapsed);
+        self.figures.answered(status, elapsed);
+    }
 }
 
 /// What an Open Inference Protocol model name leads to.

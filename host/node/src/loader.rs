@@ -119,7 +119,7 @@ impl Loader {
         telemetry: &Arc<Telemetry>,
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
-        let models = self.load_models(package, telemetry).await?;
+        let models = self.load_models(package).await?;
         Ok(Revision {
             predictor: self.start_predictor(package, &models, telemetry).await?,
             models,
@@ -127,18 +127,13 @@ impl Loader {
         })
     }
 
-    async fn load_models(
-        &self,
-        package: &Package,
-        telemetry: &Telemetry,
-    ) -> Result<BTreeMap<String, Model>, ChangeError> {
+    async fn load_models(&self, package: &Package) -> Result<BTreeMap<String, Model>, ChangeError> {
         let turn = self.model_loads.acquire().await;
         let _turn = turn.expect("nobody closes the semaphore");
         let mut models = BTreeMap::new();
         for model in &package.deployment().models {
             let name = model.name.to_string();
             let loaded = self.load_model(package, model).await?;
-            let loaded = loaded.with_stats(telemetry.model(&name));
             models.insert(name, loaded);
         }
         Ok(models)

@@ -34,6 +34,21 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
+/// What became of a call, and where its time went.
+#[derive(Debug)]
+pub struct Called<T> {
+    pub answer: Result<T, CallError>,
+    pub times: CallTimes,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CallTimes {
+    /// Until an instance took the call, or none could.
+    pub instance_wait: Duration,
+    /// Within the predictor, where an instance took it.
+    pub guest: Option<Duration>,
+}
+
 /// By when a call must have its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {

@@ -20,7 +20,7 @@ mod wasi_nn;
 
 pub use engine::{Sandbox, SandboxConfig};
 pub use error::{CallError, GuestFailure, ResponseExcess, SandboxError};
-pub use instance::{Deadline, Request, Response};
+pub use instance::{CallTimes, Called, Deadline, Request, Response};
 pub use observer::{LogEntry, LogLevel, Measurement, Observer};
 pub use pool::InstanceCounts;
 pub use predictor::{Predictor, PredictorSpec};

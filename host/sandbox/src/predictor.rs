@@ -1,6 +1,10 @@
 //! A predictor that is ready to answer: its code, its models, its instances.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use dunlin_inference::{Model, Registry, Signature, Tensor};
 use edge_config::{Grants, Instances, Limits};
@@ -9,7 +13,7 @@ use crate::{
     engine::Sandbox,
     error::{CallError, SandboxError},
     guest::Shared,
-    instance::{Deadline, Request, Response},
+    instance::{CallTimes, Called, Deadline, Instance, Request, Response},
     observer::Observer,
     pool::{InstanceCounts, Pool},
 };
@@ -93,21 +97,13 @@ impl Predictor {
         Ok(Self { pool, signature })
     }
 
-    /// Runs the predictor's `predict`. Dropping the future ends the call and its instance.
-    ///
-    /// # Errors
-    /// See [`CallError`]. The predictor itself stays usable.
-    pub async fn predict(
-        &self,
-        request: Request<'_>,
-        deadline: Deadline,
-    ) -> Result<Response, CallError> {
-        let mut lease = self.pool.take(deadline).await?;
-        let answer = lease.instance.predict(request, deadline).await;
-        if reusable(&answer) {
-            lease.give_back();
-        }
-        answer
+    /// Runs the predictor's `predict`. Dropping the future ends the call and its instance. Whatever
+    /// comes of it, the predictor itself stays usable.
+    pub async fn predict(&self, request: Request<'_>, deadline: Deadline) -> Called<Response> {
+        self.call(deadline, async |instance| {
+            instance.predict(request, deadline).await
+        })
+        .await
     }
 
     /// The tensors that the predictor's own `infer` takes and gives, where it has one.
@@ -116,22 +112,43 @@ impl Predictor {
         self.signature.as_ref()
     }
 
-    /// Runs the predictor's `infer`.
-    ///
-    /// # Errors
-    /// As for [`Predictor::predict`], and [`CallError::NoTensorHandler`].
+    /// Runs the predictor's `infer`, where it has one: else it is [`CallError::NoTensorHandler`].
     pub async fn infer(
         &self,
         request_id: &str,
         inputs: &[(String, Tensor)],
         deadline: Deadline,
-    ) -> Result<Vec<(String, Tensor)>, CallError> {
-        let mut lease = self.pool.take(deadline).await?;
-        let answer = lease.instance.infer(request_id, inputs, deadline).await;
+    ) -> Called<Vec<(String, Tensor)>> {
+        self.call(deadline, async |instance| {
+            instance.infer(request_id, inputs, deadline).await
+        })
+        .await
+    }
+
+    async fn call<T>(
+        &self,
+        deadline: Deadline,
+        call: impl AsyncFnOnce(&mut Instance) -> Result<T, CallError>,
+    ) -> Called<T> {
+        let called = Instant::now();
+        let taken = self.pool.take(deadline).await;
+        let mut times = CallTimes {
+            instance_wait: called.elapsed(),
+            guest: None,
+        };
+        let mut lease = match taken {
+            Ok(lease) => lease,
+            Err(error) => {
+                let answer = Err(error);
+                return Called { answer, times };
+            }
+        };
+        let answer = call(&mut lease.instance).await;
+        times.guest = Some(called.elapsed() - times.instance_wait);
         if reusable(&answer) {
             lease.give_back();
         }
-        answer
+        Called { answer, times }
     }
 
     #[must_use]

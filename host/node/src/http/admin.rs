@@ -112,7 +112,7 @@ fn metrics(node: &Node) -> Response<ReplyBody> {
     let mut response = Response::new(full(text));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        HeaderValue::from_static(metrics::CONTENT_TYPE),
     );
     response
 }
@@ -127,20 +127,21 @@ fn find(node: &Node, name: &str) -> Result<Arc<Deployment>, Failure> {
 fn describe(deployment: &Deployment) -> Value {
     let record = &deployment.record;
     let telemetry = &deployment.telemetry;
-    let responses = telemetry.responses();
-    let total: u64 = responses.iter().map(|counter| counter.get()).sum();
+    let mut requests = json!({
+        "total": telemetry.responses.total(),
+        "mean_ms": telemetry.mean_ms(),
+    });
+    for (class, count) in telemetry.responses.by_class() {
+        if matches!(class, "2xx" | "4xx" | "5xx") {
+            requests[class] = json!(count);
+        }
+    }
     let mut described = json!({
         "name": record.name,
         "revision": record.revision,
         "digest": record.digest.to_string(),
         "created_at": record.created_at,
-        "requests": {
-            "total": total,
-            "2xx": responses[1].get(),
-            "4xx": responses[3].get(),
-            "5xx": responses[4].get(),
-            "mean_ms": telemetry.mean_ms(),
-        },
+        "requests": requests,
     });
     match &deployment.serving {
         Err(NotServing::Starting) => described["status"] = json!("starting"),

@@ -17,6 +17,7 @@ use crate::{
     connection::{Connection, Held},
     node::Node,
     request_id,
+    telemetry::Rejection,
 };
 
 /// A request on its way through the data plane.
@@ -84,12 +85,14 @@ impl Exchange {
                 StatusCode::REQUEST_TIMEOUT,
                 "the request body did not arrive within the deadline",
             )
+            .because(Rejection::RequestBodyTimeout)
         })??;
         let place = Arc::clone(&self.node.requests_in_flight).try_acquire_owned();
         let place = place.map_err(|_none_free| {
             Failure::unavailable(
                 "the node is answering as many requests as it may (requests_in_flight_max)",
             )
+            .because(Rejection::RequestsInFlight)
         })?;
         self.held.keep(place);
         Ok(body)

@@ -1,6 +1,8 @@
 //! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
 //! answered by `models_alone`.
 
+use std::time::Instant;
+
 use dunlin_inference::{Model, NamedTensors};
 use dunlin_sandbox::Deadline;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -11,7 +13,10 @@ use super::{
     failure::Failure,
     models_alone,
 };
-use crate::deployment::{Deployment, NotServing, Revision};
+use crate::{
+    deployment::{Deployment, NotServing, Revision},
+    telemetry::Rejection,
+};
 
 /// Headers that are about a connection, or that the node sets itself.
 const OWN_HEADERS: [HeaderName; 7] = [
@@ -38,11 +43,24 @@ pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<Re
     };
     let (started, id) = (exchange.started, exchange.id.clone());
     let answer = predict(exchange, &deployment, rest).await;
-    let response = answer.unwrap_or_else(|failure| failure.into_response(&id));
-    deployment
-        .telemetry
-        .answered(response.status().as_u16(), started.elapsed());
-    Ok(response)
+    Ok(count(&deployment, started, &id, answer))
+}
+
+/// The answer to a request that met a deployment, counted there.
+pub(super) fn count(
+    deployment: &Deployment,
+    started: Instant,
+    request_id: &str,
+    answer: Result<Response<ReplyBody>, Failure>,
+) -> Response<ReplyBody> {
+    let response = answer.unwrap_or_else(|failure| {
+        if let Some(reason) = failure.rejection() {
+            deployment.telemetry.rejections.count(reason);
+        }
+        failure.into_response(request_id)
+    });
+    deployment.answered(response.status().as_u16(), started.elapsed());
+    response
 }
 
 /// The revision that serves, or why none does.
@@ -55,6 +73,7 @@ pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
                 format!("deployment \"{name}\" did not come up after the node's last start")
             }
         })
+        .because(Rejection::NotServing)
     })
 }
 
@@ -70,6 +89,7 @@ pub(crate) async fn run(
             StatusCode::GATEWAY_TIMEOUT,
             "the model did not answer within the deadline",
         )
+        .because(Rejection::Deadline)
     })?;
     Ok(outputs?)
 }
@@ -110,8 +130,9 @@ async fn predict(
         headers: &headers,
         body: &body,
     };
-    let response = predictor.predict(request, deadline).await?;
-    reply(response).map_err(|defect| Failure::internal("the predictor failed", defect))
+    let called = predictor.predict(request, deadline).await;
+    deployment.figures.called(&called.times);
+    reply(called.answer?).map_err(|defect| Failure::internal("the predictor failed", defect))
 }
 
 fn reply(answer: dunlin_sandbox::Response) -> Result<Response<ReplyBody>, String> {

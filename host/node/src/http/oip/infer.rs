@@ -98,7 +98,9 @@ pub(super) async fn infer(
             let names = signature.inputs.iter().map(|spec| spec.name.clone());
             let ordered = signature.order_inputs(inputs)?;
             let inputs: NamedTensors = names.zip(ordered).collect();
-            predictor.infer(&id, &inputs, deadline).await?
+            let called = predictor.infer(&id, &inputs, deadline).await;
+            addressed.deployment.figures.called(&called.times);
+            called.answer?
         }
         TensorTarget::Model(model) => predict::run(model, inputs, deadline).await?,
     };

@@ -152,12 +152,7 @@ async fn on_model(
 async fn counted(exchange: Exchange, addressed: Addressed) -> Result<Response<ReplyBody>, Failure> {
     let (started, id) = (exchange.started, exchange.id.clone());
     let answer = infer::infer(exchange, &addressed).await;
-    let response = answer.unwrap_or_else(|failure| failure.into_response(&id));
-    addressed
-        .deployment
-        .telemetry
-        .answered(response.status().as_u16(), started.elapsed());
-    Ok(response)
+    Ok(predict::count(&addressed.deployment, started, &id, answer))
 }
 
 fn metadata(addressed: &Addressed) -> Result<Response<ReplyBody>, Failure> {
