@@ -32,5 +32,5 @@ pub use model::{
     Tolerance, TorchScriptSettings,
 };
 pub use name::{DeploymentName, ModelName, NameError};
-pub use node::{Backends, Listen, Log, LogFormat, LogLevel, Node};
+pub use node::{AccessLog, Backends, Listen, Log, LogFormat, LogLevel, Node};
 pub use package_path::{PackagePath, PackagePathError};

@@ -42,7 +42,7 @@ const LAYOUT: Layout = &[
     ("data", &["listen"]),
     ("admin", &["listen"]),
     ("backends", &["folder", "onnxruntime", "torchscript"]),
-    ("log", &["format", "level"]),
+    ("log", &["format", "level", "access"]),
 ];
 
 /// A checked `node.yaml`.
@@ -104,6 +104,16 @@ pub struct Listen {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    pub access: AccessLog,
+}
+
+/// Which requests to the data plane have a line of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    None,
+    /// Those with a status of 400 or more.
+    Errors,
+    All,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +132,8 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    const ALL: [(&'static str, Self); 5] = [
+    /// With their names, the least that is logged first.
+    pub const ALL: [(&'static str, Self); 5] = [
         ("error", Self::Error),
         ("warn", Self::Warn),
         ("info", Self::Info),
@@ -132,6 +143,11 @@ impl LogLevel {
 
     pub fn as_str(self) -> &'static str {
         Self::ALL[self as usize].0
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find_map(|(known, level)| (known == name).then_some(level))
     }
 }
 
@@ -199,6 +215,15 @@ fn check(root: &Section<'_>) -> Node {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             ),
             level: log.one_of("level", LogLevel::Info, &LogLevel::ALL),
+            access: log.one_of(
+                "access",
+                AccessLog::None,
+                &[
+                    ("none", AccessLog::None),
+                    ("errors", AccessLog::Errors),
+                    ("all", AccessLog::All),
+                ],
+            ),
         },
     };
     // Port 0 is another free port each time it is bound.
@@ -261,7 +286,8 @@ mod tests {
             node.log,
             Log {
                 format: LogFormat::Text,
-                level: LogLevel::Info
+                level: LogLevel::Info,
+                access: AccessLog::None
             }
         );
         let text = "\
@@ -282,7 +308,7 @@ response_body_max: 2Mi
 tensor_memory_max: 3Mi
 drain_timeout: 0s
 backends: {folder: /srv/backends, onnxruntime: /opt/libonnxruntime.so, torchscript: torch.so}
-log: {format: json, level: debug}
+log: {format: json, level: debug, access: errors}
 ";
         assert_eq!(
             Node::parse(text, "node.yaml").unwrap(),
@@ -314,11 +340,15 @@ log: {format: json, level: debug}
                 },
                 log: Log {
                     format: LogFormat::Json,
-                    level: LogLevel::Debug
+                    level: LogLevel::Debug,
+                    access: AccessLog::Errors
                 },
             }
         );
-        assert_eq!(LogLevel::Warn.as_str(), "warn");
+        for (name, level) in LogLevel::ALL {
+            assert_eq!((level.as_str(), LogLevel::named(name)), (name, Some(level)));
+        }
+        assert_eq!(LogLevel::named("loud"), None);
     }
 
     /// The README's `node.yaml` is what an empty one means, and leaves no key out.

@@ -283,6 +283,7 @@ async fn over_the_bound_of_uploads_an_operator_is_told_to_come_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_reads_holds_up_nobody() {
     let mut node = Node::start(&NodeOptions {
+        config: "log: {access: all}\n".to_owned(),
         stalled_log: true,
         ..NodeOptions::default()
     });

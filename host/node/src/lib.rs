@@ -3,6 +3,7 @@
 //! [`run`] is the whole life of one. `control` is the only writer of the node's state; requests read
 //! it with one atomic load. Only `http` knows status codes, and nothing here names an engine.
 
+mod account;
 mod connection;
 mod control;
 mod deployment;
@@ -10,6 +11,7 @@ mod error;
 mod http;
 mod keyed_lock;
 mod loader;
+mod log;
 mod log_writer;
 mod logs;
 mod metrics;
@@ -21,5 +23,6 @@ mod telemetry;
 mod token;
 
 pub use error::NodeError;
+pub use log::Log;
 pub use log_writer::LogWriter;
 pub use server::{Ready, run};

@@ -19,9 +19,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    account::Accounts,
     control::{Control, Restore},
     error::NodeError,
     http::BodyBudget,
+    log::Log,
     request_id::RequestIds,
     state::State,
     token::AdminToken,
@@ -32,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) control: Arc<Control>,
     pub(crate) token: AdminToken,
     pub(crate) request_ids: RequestIds,
+    pub(crate) accounts: Accounts,
+    pub(crate) log: Log,
     pub(crate) requests_in_flight: Arc<Semaphore>,
     /// Of requests and answers, on both planes.
     pub(crate) bodies: BodyBudget,
@@ -51,6 +55,7 @@ impl Node {
     pub(crate) async fn open(
         config: edge_config::Node,
         data_dir: PathBuf,
+        log: Log,
     ) -> Result<(Arc<Self>, Restore), NodeError> {
         let lock = claim(&data_dir)?;
         let token = AdminToken::open(&data_dir)?;
@@ -73,6 +78,8 @@ impl Node {
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),
+            accounts: Accounts::new(config.log.access, log.writer().clone()),
+            log,
             changes: TaskTracker::new(),
             starting: AtomicBool::new(true),
             draining: watch::Sender::new(false),

@@ -20,6 +20,7 @@ use crate::{
     connection::Connection,
     error::NodeError,
     http::{ReplyBody, admin, data},
+    log::Log,
     node::Node,
 };
 
@@ -46,6 +47,7 @@ pub struct Ready {
 pub async fn run(
     config: edge_config::Node,
     data_dir: PathBuf,
+    log: Log,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError> {
     let mut stop = Signals::listen()?;
@@ -53,7 +55,7 @@ pub async fn run(
     let connections_max = config.connections_max as usize;
     let data = listen("data", config.data.listen).await?;
     let admin = listen("admin", config.admin.listen).await?;
-    let (node, restore) = Node::open(config, data_dir).await?;
+    let (node, restore) = Node::open(config, data_dir, log).await?;
     let ready = Ready {
         data: data.address,
         admin: admin.address,
@@ -155,11 +157,11 @@ where
                 .expect("the semaphore is never closed");
             (permit, accept(&listener).await)
         };
-        let (permit, stream) = tokio::select! {
+        let (permit, (stream, peer)) = tokio::select! {
             accepted = accept => accepted,
             () = node.drained() => break,
         };
-        let (client, draining) = (Connection::new(), node.draining());
+        let (client, draining) = (Connection::new(peer), node.draining());
         let service = service_fn({
             let (node, client) = (Arc::clone(&node), Arc::clone(&client));
             move |request| {
@@ -207,15 +209,15 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// The next connection. Running out of file descriptors passes: connections close.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms a request.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY is not set");
                 }
-                return stream;
+                return (stream, peer);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");

@@ -11,6 +11,7 @@ mod env;
 mod get;
 mod import;
 mod inspect;
+mod log_level;
 mod logs;
 mod new;
 mod package;
@@ -35,6 +36,7 @@ pub(crate) enum Verb {
     Predict(predict::Args),
     Compare(compare::Args),
     Logs(logs::Args),
+    LogLevel(log_level::Args),
     Delete(delete::Args),
     Serve(serve::Args),
     Backend(backend::Args),
@@ -57,6 +59,7 @@ impl Verb {
             Self::Predict(args) => predict::run(args, context).await,
             Self::Compare(args) => compare::run(args, context).await,
             Self::Logs(args) => logs::run(args, context).await,
+            Self::LogLevel(args) => log_level::run(args, context).await,
             Self::Delete(args) => delete::run(args, context).await,
             Self::Backend(args) => backend::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,

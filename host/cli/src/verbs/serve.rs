@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use dunlin_node::{LogWriter, NodeError, Ready};
+use dunlin_node::{Log, NodeError, Ready};
 use edge_config::{LogFormat, LogLevel, Node};
 use serde_json::json;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -63,7 +62,7 @@ enum LogFormatFlag {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogLevelFlag {
+pub(crate) enum LogLevelFlag {
     Error,
     Warn,
     Info,
@@ -86,7 +85,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         Some(data_dir) => data_dir,
         None => paths::data_dir()?,
     };
-    let log = start_log(&config)
+    // Standard output is for what was asked for.
+    let log = Log::start(&config.log, Style::of(&io::stderr()).is_on())
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the log", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.threads).unwrap_or(1))
@@ -94,22 +94,27 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the node", &error))?;
-    let served = runtime.block_on(serve(config, data_dir, context));
+    let served = runtime.block_on(serve(config, data_dir, log.clone(), context));
     // What was to finish has, or had its time: a model that is being loaded does not hold up the end,
     // and neither does a log that nobody reads.
     runtime.shutdown_background();
-    log.finish(LOG_PATIENCE);
+    log.writer().finish(LOG_PATIENCE);
     served
 }
 
-async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(), Failure> {
+async fn serve(
+    config: Node,
+    data_dir: PathBuf,
+    log: Log,
+    context: &Context,
+) -> Result<(), Failure> {
     let output = context.output;
     let announced = |ready: &Ready| {
         let ready = ready.clone();
         // A reader that has left, or that does not read, does not stop a node.
         std::thread::spawn(move || announce(&ready, output));
     };
-    dunlin_node::run(config, data_dir, announced).await.map_err(|error| {
+    dunlin_node::run(config, data_dir, log, announced).await.map_err(|error| {
         let next = match &error {
             NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("stop what listens there, or give other addresses: --listen, --admin-listen")
@@ -167,30 +172,6 @@ fn configuration(args: &Args) -> Result<Node, Failure> {
         };
     }
     Ok(config)
-}
-
-/// The log goes to standard error: standard output is for what was asked for.
-fn start_log(config: &Node) -> io::Result<LogWriter> {
-    let level = match config.log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let log_writer = LogWriter::stderr()?;
-    let writer = log_writer.clone();
-    let log = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_max_level(level)
-        .with_ansi(Style::of(&io::stderr()).is_on());
-    let started = match config.log.format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    // It fails only where a log was started before, and none was.
-    debug_assert!(started.is_ok());
-    Ok(log_writer)
 }
 
 /// Says where the node listens, where its token is and what to try next.

@@ -3,8 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use edge_config::LogLevel;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -24,6 +26,10 @@ use crate::{
 
 /// The longest that a follower of a log waits for an entry.
 const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A setting is a few words.
+const SETTING_BYTES_MAX: u64 = 4 << 10;
+const SETTING_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn handle(
     node: Arc<Node>,
@@ -77,6 +83,9 @@ async fn route(
         (["v1", "deployments", name], &Method::DELETE) => delete(node, (*name).to_owned()).await,
         (["v1", "deployments", name, "logs"], &Method::GET) => logs(&node, name, parts).await,
         (["v1", "node"], &Method::GET) => Ok(body::json(&node.describe())),
+        (["v1", "log"], &Method::GET) => Ok(log(&node)),
+        (["v1", "log"], &Method::PUT) => set_log(&node, &parts.headers, body).await,
+        (["v1", "log"], _) => Err(Failure::method_not_allowed("GET or PUT")),
         (["v1", "deployments"], _) => Err(Failure::method_not_allowed("GET or POST")),
         (["v1", "deployments", _], _) => Err(Failure::method_not_allowed("GET or DELETE")),
         (["v1", "node"] | ["v1", "deployments", _, "logs"], _) => {
@@ -232,6 +241,51 @@ async fn logs(node: &Node, name: &str, parts: &Parts) -> Result<Response<ReplyBo
     };
     let (entries, next) = found.unwrap_or_else(|| logs.since(after));
     Ok(body::json(&json!({ "entries": entries, "next": next })))
+}
+
+/// What is logged.
+fn log(node: &Node) -> Response<ReplyBody> {
+    body::json(&json!({ "level": node.log.level().as_str() }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogChange {
+    level: String,
+}
+
+/// The level is another until it is changed again, or the node restarts.
+async fn set_log(
+    node: &Node,
+    headers: &HeaderMap,
+    body: RequestBody,
+) -> Result<Response<ReplyBody>, Failure> {
+    let held = Held::default();
+    let read = body::read(headers, body, SETTING_BYTES_MAX, &node.bodies, &held);
+    let body = tokio::time::timeout(SETTING_TIME_MAX, read).await;
+    let body = body.map_err(|_elapsed| {
+        Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request body did not arrive",
+        )
+    })??;
+    let expected = "send {\"level\": …}, one of error, warn, info, debug, trace";
+    let change: LogChange = serde_json::from_slice(&body)
+        .map_err(|error| Failure::bad_request(format!("{expected}: {error}")))?;
+    let Some(level) = LogLevel::named(&change.level) else {
+        return Err(Failure::bad_request(format!(
+            "there is no level {:?}; {expected}",
+            change.level
+        )));
+    };
+    let before = node.log.level();
+    node.log.set_level(level);
+    tracing::info!(
+        before = before.as_str(),
+        now = level.as_str(),
+        "the log has another level"
+    );
+    Ok(log(node))
 }
 
 fn query(parts: &Parts, parameter: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dunlin_sandbox::Deadline;
 use edge_config::Limits;
 use http::{Method, Request, Response, StatusCode, request::Parts};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::{
     body::{self, ReplyBody, RequestBody},
@@ -14,6 +14,7 @@ use super::{
     oip, predict,
 };
 use crate::{
+    account::Account,
     connection::{Connection, Held},
     node::Node,
     request_id,
@@ -29,6 +30,14 @@ pub(crate) struct Exchange {
     pub(crate) id: String,
     pub(crate) started: Instant,
     pub(crate) held: Arc<Held>,
+    pub(crate) account: Option<Arc<Account>>,
+}
+
+/// What of a request is needed to count its answer.
+pub(crate) struct Ticket {
+    pub(crate) id: String,
+    pub(crate) started: Instant,
+    pub(crate) account: Option<Arc<Account>>,
 }
 
 /// Answers every request; an error is an answer too.
@@ -39,6 +48,8 @@ pub(crate) async fn handle(
 ) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
+    let started = Instant::now();
+    let account = node.accounts.open(&id, connection.peer, started, &parts);
     let (bodies, held) = (node.bodies.clone(), Arc::new(Held::default()));
     let exchange = Exchange {
         node,
@@ -46,12 +57,17 @@ pub(crate) async fn handle(
         body: Some(RequestBody::new(&parts.headers, body)),
         parts,
         id: id.clone(),
-        started: Instant::now(),
+        started,
+        account: account.clone(),
     };
     let answer = route(exchange).await;
     let answer = answer.and_then(|response| body::owe(response, &bodies, &connection, held));
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
+    if let Some(account) = account {
+        let bytes = response.body().size_hint().lower();
+        account.close(response.status().as_u16(), bytes);
+    }
     response
 }
 
@@ -67,6 +83,14 @@ async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
 }
 
 impl Exchange {
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket {
+            id: self.id.clone(),
+            started: self.started,
+            account: self.account.clone(),
+        }
+    }
+
     /// The whole body, read within the request's deadline, and with it a place among the requests in
     /// flight: one whose body is still on its way takes no place of others.
     pub(crate) async fn read_body(
@@ -95,6 +119,9 @@ impl Exchange {
             .because(Rejection::RequestsInFlight)
         })?;
         self.held.keep(place);
+        if let Some(account) = &self.account {
+            account.read(body.len());
+        }
         Ok(body)
     }
 }

@@ -1,15 +1,13 @@
 //! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
 //! answered by `models_alone`.
 
-use std::time::Instant;
-
 use dunlin_inference::{Model, NamedTensors};
 use dunlin_sandbox::Deadline;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
     body::{ReplyBody, full},
-    data::Exchange,
+    data::{Exchange, Ticket},
     failure::Failure,
     models_alone,
 };
@@ -41,25 +39,27 @@ pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<Re
             _ => format!("no deployment \"{name}\" on this node"),
         }));
     };
-    let (started, id) = (exchange.started, exchange.id.clone());
+    let ticket = exchange.ticket();
     let answer = predict(exchange, &deployment, rest).await;
-    Ok(count(&deployment, started, &id, answer))
+    Ok(count(&deployment, &ticket, answer))
 }
 
 /// The answer to a request that met a deployment, counted there.
 pub(super) fn count(
     deployment: &Deployment,
-    started: Instant,
-    request_id: &str,
+    ticket: &Ticket,
     answer: Result<Response<ReplyBody>, Failure>,
 ) -> Response<ReplyBody> {
+    if let Some(account) = &ticket.account {
+        account.met(deployment);
+    }
     let response = answer.unwrap_or_else(|failure| {
         if let Some(reason) = failure.rejection() {
             deployment.telemetry.rejections.count(reason);
         }
-        failure.into_response(request_id)
+        failure.into_response(&ticket.id)
     });
-    deployment.answered(response.status().as_u16(), started.elapsed());
+    deployment.answered(response.status().as_u16(), ticket.started.elapsed());
     response
 }
 

@@ -150,9 +150,9 @@ async fn on_model(
 }
 
 async fn counted(exchange: Exchange, addressed: Addressed) -> Result<Response<ReplyBody>, Failure> {
-    let (started, id) = (exchange.started, exchange.id.clone());
+    let ticket = exchange.ticket();
     let answer = infer::infer(exchange, &addressed).await;
-    Ok(predict::count(&addressed.deployment, started, &id, answer))
+    Ok(predict::count(&addressed.deployment, &ticket, answer))
 }
 
 fn metadata(addressed: &Addressed) -> Result<Response<ReplyBody>, Failure> {
