@@ -13,6 +13,7 @@ mod batching;
 mod deployment;
 mod error;
 mod model;
+mod monitoring;
 mod name;
 mod node;
 mod package_path;
@@ -31,6 +32,7 @@ pub use model::{
     BackendChoice, Datatype, GraphOptimization, Model, OnnxRuntimeSettings, TensorDeclaration,
     Tolerance, TorchScriptSettings,
 };
+pub use monitoring::{ModelType, Monitoring};
 pub use name::{DeploymentName, ModelName, NameError};
 pub use node::{AccessLog, Backends, Listen, Log, LogFormat, LogLevel, Node};
 pub use package_path::{PackagePath, PackagePathError};

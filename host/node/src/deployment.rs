@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use dunlin_inference::{Model, Signature};
 use dunlin_sandbox::Predictor;
-use edge_config::Limits;
+use edge_config::{Limits, Monitoring};
 
 use crate::{
     state::Record,
@@ -39,6 +39,7 @@ pub(crate) struct Revision {
     pub(crate) predictor: Option<Predictor>,
     pub(crate) models: BTreeMap<String, Model>,
     pub(crate) limits: Limits,
+    pub(crate) monitoring: Option<Monitoring>,
 }
 
 impl Deployment {
@@ -52,6 +53,9 @@ impl Deployment {
             let models = revision.models.iter();
             let stats = models.map(|(name, model)| (name.clone(), Arc::clone(model.stats())));
             figures.set_models(stats.collect());
+            if let Some(monitoring) = &revision.monitoring {
+                figures.monitor(monitoring.clone());
+            }
         }
         Self {
             record,

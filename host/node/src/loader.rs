@@ -124,6 +124,7 @@ impl Loader {
             predictor: self.start_predictor(package, &models, telemetry).await?,
             models,
             limits: package.deployment().limits,
+            monitoring: package.deployment().monitoring.clone(),
         })
     }
 

@@ -44,6 +44,11 @@ pub(crate) fn owe(
     ))
 }
 
+/// The bytes of an answer.
+pub(crate) fn bytes(response: &Response<ReplyBody>) -> Bytes {
+    response.body().clone().into_inner().unwrap_or_default()
+}
+
 pub(crate) fn json(body: &impl serde::Serialize) -> Response<ReplyBody> {
     let body = serde_json::to_vec(body).expect("answers have string keys and finite depth");
     let mut response = Response::new(full(body));

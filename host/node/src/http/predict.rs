@@ -6,14 +6,14 @@ use dunlin_sandbox::Deadline;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    body::{ReplyBody, full},
+    body::{self, ReplyBody, full},
     data::{Exchange, Ticket},
     failure::Failure,
     models_alone,
 };
 use crate::{
     deployment::{Deployment, NotServing, Revision},
-    telemetry::Rejection,
+    telemetry::{Predictions, Rejection},
 };
 
 /// Headers that are about a connection, or that the node sets itself.
@@ -41,7 +41,23 @@ pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<Re
     };
     let ticket = exchange.ticket();
     let answer = predict(exchange, &deployment, rest).await;
+    if let (Some(predictions), Ok(response)) = (deployment.figures.predictions(), &answer) {
+        monitor(predictions, response);
+    }
     Ok(count(&deployment, &ticket, answer))
+}
+
+/// Counts what a successful JSON answer predicts.
+fn monitor(predictions: &Predictions, response: &Response<ReplyBody>) {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    let essence = content_type
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next());
+    let json =
+        essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"));
+    if json && response.status().is_success() {
+        predictions.answered(&body::bytes(response));
+    }
 }
 
 /// The answer to a request that met a deployment, counted there.

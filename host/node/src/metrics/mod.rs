@@ -2,6 +2,7 @@
 
 mod exposition;
 mod models;
+mod predictions;
 mod predictors;
 
 use dunlin_inference::Histogram;
@@ -21,6 +22,7 @@ pub(crate) fn scrape(control: &Control, requests_in_flight: usize) -> String {
     requests(&mut text, &deployments);
     instances(&mut text, &deployments);
     models::write(&mut text, &deployments);
+    predictions::write(&mut text, &deployments);
     predictors::write(&mut text, &deployments);
     node(&mut text, requests_in_flight);
     text.finish()

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,6 +11,9 @@ use std::{
 
 use dunlin_inference::{Histogram, Stats};
 use dunlin_sandbox::CallTimes;
+use edge_config::Monitoring;
+
+use super::Predictions;
 
 /// Counters that only grow, of the requests that met one revision.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(crate) struct Figures {
     /// From there to the predictor's answer, its models' time included.
     pub(crate) guest: Histogram,
     models: Mutex<BTreeMap<String, Arc<Stats>>>,
+    /// Where the revision says that it is to be monitored.
+    predictions: OnceLock<Predictions>,
 }
 
 /// Answers by the hundreds of their status, 1xx to 5xx.
@@ -57,6 +62,7 @@ impl Figures {
             instance_wait: Histogram::of_durations(),
             guest: Histogram::of_durations(),
             models: Mutex::default(),
+            predictions: OnceLock::new(),
         }
     }
 
@@ -71,6 +77,15 @@ impl Figures {
         if let Some(guest) = times.guest {
             self.guest.add_duration(guest);
         }
+    }
+
+    pub(crate) fn monitor(&self, monitoring: Monitoring) {
+        self.predictions
+            .get_or_init(|| Predictions::new(monitoring));
+    }
+
+    pub(crate) fn predictions(&self) -> Option<&Predictions> {
+        self.predictions.get()
     }
 
     /// The counters of the models from now on: those that serve.

@@ -4,6 +4,7 @@
 //! that two can be compared.
 
 mod figures;
+mod predictions;
 mod predictor;
 mod rejection;
 
@@ -19,6 +20,7 @@ use std::{
 use dunlin_sandbox::{LogEntry, LogLevel, Measurement, Observer};
 
 pub(crate) use figures::{Figures, Responses};
+pub(crate) use predictions::{BOUNDS as PREDICTION_BOUNDS, Predictions, Seen};
 pub(crate) use predictor::{PredictorMetric, PredictorMetrics, VALUE_BOUNDS};
 pub(crate) use rejection::{Rejection, Rejections};
 
