@@ -34,5 +34,5 @@ pub use model::{
 };
 pub use monitoring::{ModelType, Monitoring};
 pub use name::{DeploymentName, ModelName, NameError};
-pub use node::{AccessLog, Backends, Listen, Log, LogFormat, LogLevel, Node};
+pub use node::{AccessLog, Backends, Listen, Log, LogFormat, LogLevel, Node, Traces};
 pub use package_path::{PackagePath, PackagePathError};

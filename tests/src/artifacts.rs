@@ -48,6 +48,13 @@ pub fn python() -> PathBuf {
     existing(path, "cargo xtask test")
 }
 
+/// A Python with what `tests/python/otlp/requirements.txt` lists.
+pub(crate) fn otlp_python() -> PathBuf {
+    let path = from_environment("DUNLIN_OTLP_PYTHON")
+        .unwrap_or_else(|| target().join("dunlin/python/otlp/bin/python"));
+    existing(path, "cargo xtask test")
+}
+
 /// The backend folder that `cargo xtask test` makes, where it has all of `names`. None, and a line
 /// that says so, on a machine that cannot have them, unless `DUNLIN_REQUIRE_BACKENDS` is set.
 ///

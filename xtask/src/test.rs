@@ -41,6 +41,8 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     standard_library_from_source()?;
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
+    let requirements = root().join("tests/python/otlp/requirements.txt");
+    let otlp = python::environment("otlp", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
     let prometheus = prometheus::variables()?;
     let lightning = lightning_variables(lightning)?;
@@ -53,6 +55,7 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
             .env("DUNLIN_PYTHON", &python)
+            .env("DUNLIN_OTLP_PYTHON", &otlp)
             // Where one is left out, one that is set here would be another version's.
             .env_remove("DUNLIN_BACKENDS")
             .env_remove("DUNLIN_ONNX_CASES")

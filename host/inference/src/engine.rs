@@ -19,7 +19,8 @@ use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::stats::Times;
 use crate::{
-    Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Stats, Tensor,
+    Backend, Dim, InferenceError, ModelOptions, NamedTensors, RunObserver, Session, Signature,
+    Stats, Tensor,
 };
 
 /// Handing a call to a worker and its answer back takes 10 to 30 µs and two switches of threads; a
@@ -44,11 +45,26 @@ struct Shared {
     inseparable: AtomicBool,
 }
 
+/// Whose call it is.
+pub(crate) struct Caller {
+    pub(crate) called: Instant,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) observer: Option<Arc<dyn RunObserver>>,
+}
+
+impl Caller {
+    fn succeeded(&self, rows: u64, times: Times) {
+        self.stats.succeeded(rows, times);
+        if let Some(observer) = &self.observer {
+            observer.ran(self.called, &times);
+        }
+    }
+}
+
 /// A call on its way to a worker.
 struct Job {
     inputs: Vec<Tensor>,
-    called: Instant,
-    stats: Arc<Stats>,
+    caller: Caller,
     answer: oneshot::Sender<Result<NamedTensors, InferenceError>>,
 }
 
@@ -58,7 +74,7 @@ impl Call for Job {
     }
 
     fn called(&self) -> Instant {
-        self.called
+        self.caller.called
     }
 
     fn is_gone(&self) -> bool {
@@ -146,28 +162,26 @@ impl Engine {
     pub(crate) async fn infer(
         &self,
         inputs: Vec<Tensor>,
-        called: Instant,
-        stats: &Arc<Stats>,
+        caller: Caller,
     ) -> Result<NamedTensors, InferenceError> {
         let shared = &*self.shared;
         let estimate = shared.session.estimate(&inputs);
         if estimate.is_some_and(|estimate| estimate < INLINE_MAX) {
             if !shared.queue.batches() {
-                return shared.run(inputs, called, stats);
+                return shared.run(inputs, &caller);
             }
             if let Some(_run) = shared.queue.try_run() {
-                return shared.run(inputs, called, stats);
+                return shared.run(inputs, &caller);
             }
         }
         let (answer, answered) = oneshot::channel();
         let job = Job {
             inputs,
-            called,
-            stats: Arc::clone(stats),
+            caller,
             answer,
         };
-        if shared.queue.push(job).is_err() {
-            stats.failed(called.elapsed());
+        if let Err(Job { caller, .. }) = shared.queue.push(job) {
+            caller.stats.failed(caller.called.elapsed());
             return Err(InferenceError::Overloaded {
                 waiting: shared.queue.bound(),
             });
@@ -185,10 +199,9 @@ impl Engine {
     pub(crate) fn run(
         &self,
         inputs: Vec<Tensor>,
-        called: Instant,
-        stats: &Stats,
+        caller: &Caller,
     ) -> Result<NamedTensors, InferenceError> {
-        self.shared.run(inputs, called, stats)
+        self.shared.run(inputs, caller)
     }
 
     /// As [`Engine::run`], for calls that nobody made: no statistics see it.
@@ -212,7 +225,7 @@ impl Drop for Waiting<'_> {
         }
         self.answered.close();
         for job in self.queue.take_gone() {
-            job.stats.cancelled();
+            job.caller.stats.cancelled();
         }
     }
 }
@@ -233,7 +246,7 @@ impl Shared {
 
     fn answer(&self, mut batch: Batch<'_, Job>) {
         for job in batch.gone.drain(..) {
-            job.stats.cancelled();
+            job.caller.stats.cancelled();
         }
         let jobs = std::mem::take(&mut batch.calls);
         if jobs.len() > 1 && !self.inseparable.load(Ordering::Relaxed) {
@@ -251,10 +264,10 @@ impl Shared {
         }
         for job in jobs {
             if job.is_gone() {
-                job.stats.cancelled();
+                job.caller.stats.cancelled();
                 continue;
             }
-            let result = self.run(job.inputs, job.called, &job.stats);
+            let result = self.run(job.inputs, &job.caller);
             let _ = job.answer.send(result);
         }
     }
@@ -295,24 +308,19 @@ impl Shared {
             compute_output: ended - computed_at,
         };
         for (position, job) in jobs.iter().enumerate() {
-            job.stats
-                .succeeded(batching::rows(&job.inputs), times(job.called));
+            let caller = &job.caller;
+            caller.succeeded(batching::rows(&job.inputs), times(caller.called));
             // A run counts once for each deployment that has calls in it.
-            let counted = |other: &Job| Arc::ptr_eq(&other.stats, &job.stats);
+            let counted = |other: &Job| Arc::ptr_eq(&other.caller.stats, &caller.stats);
             if !jobs[..position].iter().any(counted) {
-                job.stats.executed(total, times(job.called));
+                caller.stats.executed(total, times(caller.called));
             }
         }
         Ok(answers)
     }
 
-    /// Runs one call that has waited since `called`, and counts it.
-    fn run(
-        &self,
-        inputs: Vec<Tensor>,
-        called: Instant,
-        stats: &Stats,
-    ) -> Result<NamedTensors, InferenceError> {
+    /// Runs one call that has waited since its caller called, and counts it.
+    fn run(&self, inputs: Vec<Tensor>, caller: &Caller) -> Result<NamedTensors, InferenceError> {
         let rows = if self.batched {
             batching::rows(&inputs)
         } else {
@@ -323,16 +331,16 @@ impl Shared {
         match result {
             Ok(outputs) => {
                 let times = Times {
-                    queue: started.duration_since(called),
+                    queue: started.duration_since(caller.called),
                     compute_infer: started.elapsed(),
                     ..Times::default()
                 };
-                stats.succeeded(rows, times);
-                stats.executed(rows, times);
+                caller.succeeded(rows, times);
+                caller.stats.executed(rows, times);
                 Ok(self.named(outputs))
             }
             Err(error) => {
-                stats.failed(called.elapsed());
+                caller.stats.failed(caller.called.elapsed());
                 Err(error)
             }
         }

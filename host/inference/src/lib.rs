@@ -29,5 +29,5 @@ pub use histogram::{Histogram, HistogramSnapshot};
 pub use model::{Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry};
 pub use signature::{Dim, Signature, TensorSpec};
-pub use stats::{BatchTimes, Stats, StatsSnapshot, Timing};
+pub use stats::{BatchTimes, RunObserver, Stats, StatsSnapshot, Times, Timing};
 pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::Engine;
-use crate::{InferenceError, Signature, Stats, Tensor};
+use crate::engine::{Caller, Engine};
+use crate::{InferenceError, RunObserver, Signature, Stats, Tensor};
 
 /// Named tensors, in any order going in and in the signature's order coming out.
 pub type NamedTensors = Vec<(String, Tensor)>;
@@ -57,16 +57,35 @@ impl Model {
     /// Runs the model. A dropped future gives up the call: it is not run if it still waits, and
     /// its answer is thrown away if it runs.
     pub async fn infer(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
+        self.infer_observed(inputs, None).await
+    }
+
+    /// As [`Model::infer`], telling `observer` where the time went.
+    pub async fn infer_observed(
+        &self,
+        inputs: NamedTensors,
+        observer: Option<Arc<dyn RunObserver>>,
+    ) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.infer(inputs, called, &self.stats).await
+        let caller = Caller {
+            called,
+            stats: Arc::clone(&self.stats),
+            observer,
+        };
+        self.engine.infer(inputs, caller).await
     }
 
     /// Runs the model on this thread, however long it takes.
     pub fn infer_blocking(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.run(inputs, called, &self.stats)
+        let caller = Caller {
+            called,
+            stats: Arc::clone(&self.stats),
+            observer: None,
+        };
+        self.engine.run(inputs, &caller)
     }
 
     /// As [`Model::infer_blocking`], for calls that nobody made: the statistics do not see it.

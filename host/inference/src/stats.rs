@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{Histogram, HistogramSnapshot};
 
@@ -51,15 +51,21 @@ impl Default for Stats {
 
 /// Where the time of one call went.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
+pub struct Times {
     /// From the call to the start of its run.
-    pub(crate) queue: Duration,
+    pub queue: Duration,
     /// Joining it with others.
-    pub(crate) compute_input: Duration,
+    pub compute_input: Duration,
     /// Within the engine.
-    pub(crate) compute_infer: Duration,
+    pub compute_infer: Duration,
     /// Taking the answers of the others from it.
-    pub(crate) compute_output: Duration,
+    pub compute_output: Duration,
+}
+
+/// Is told of each run that one caller asked for, in the middle of it: it must not block.
+pub trait RunObserver: Send + Sync {
+    /// A call made at `called` has its answer.
+    fn ran(&self, called: Instant, times: &Times);
 }
 
 /// The counters at one moment. Times are sums.

@@ -1,4 +1,4 @@
-//! What is remembered of a request for the access log, where somebody wants it.
+//! What is remembered of a request for the access log and for traces, where somebody wants them.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +13,11 @@ use edge_config::AccessLog;
 use http::request::Parts;
 use serde::Serialize;
 
-use crate::{deployment::Deployment, log_writer::LogWriter};
+use crate::{
+    deployment::Deployment,
+    log_writer::LogWriter,
+    traces::{KeyValue, Span, Trace, Traces},
+};
 
 /// A path longer than this is cut.
 const PATH_BYTES_MAX: usize = 1 << 10;
@@ -23,6 +27,7 @@ const PATH_BYTES_MAX: usize = 1 << 10;
 pub(crate) struct Accounts {
     access: AccessLog,
     writer: LogWriter,
+    traces: Option<Arc<Traces>>,
 }
 
 /// One request.
@@ -36,6 +41,7 @@ pub(crate) struct Account {
     path: String,
     request_bytes: AtomicU64,
     deployment: OnceLock<(String, i64)>,
+    pub(crate) trace: Option<Arc<Trace>>,
 }
 
 /// One line of the access log. Queries and headers are left out: they may hold what is secret.
@@ -53,11 +59,17 @@ struct Line<'a> {
     request_bytes: u64,
     response_bytes: u64,
     duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 impl Accounts {
-    pub(crate) fn new(access: AccessLog, writer: LogWriter) -> Self {
-        Self { access, writer }
+    pub(crate) fn new(access: AccessLog, writer: LogWriter, traces: Option<Arc<Traces>>) -> Self {
+        Self {
+            access,
+            writer,
+            traces,
+        }
     }
 
     /// The account of a request; none where nobody would read it.
@@ -68,7 +80,9 @@ impl Accounts {
         started: Instant,
         parts: &Parts,
     ) -> Option<Arc<Account>> {
-        if self.access == AccessLog::None {
+        let traces = self.traces.as_ref();
+        let trace = traces.and_then(|traces| traces.begin(&parts.headers, started));
+        if self.access == AccessLog::None && trace.is_none() {
             return None;
         }
         let path = parts.uri.path();
@@ -82,14 +96,18 @@ impl Accounts {
             path: path.to_owned(),
             request_bytes: AtomicU64::new(0),
             deployment: OnceLock::new(),
+            trace: trace.map(Arc::new),
         }))
     }
 }
 
 impl Account {
-    /// The body has so many bytes, after decompression.
-    pub(crate) fn read(&self, bytes: usize) {
+    /// The request is whole and has its place: its body has so many bytes, after decompression.
+    pub(crate) fn admitted(&self, bytes: usize) {
         self.request_bytes.store(bytes as u64, Ordering::Relaxed);
+        if let Some(trace) = &self.trace {
+            trace.span("admission", self.started, self.started.elapsed());
+        }
     }
 
     pub(crate) fn met(&self, deployment: &Deployment) {
@@ -109,6 +127,27 @@ impl Account {
         if wanted {
             self.write(status, response_bytes, self.started.elapsed());
         }
+        if let (Some(traces), Some(trace)) = (&self.accounts.traces, &self.trace) {
+            traces.end(self.end(trace, status));
+        }
+    }
+
+    /// Names are those of OpenTelemetry's semantic conventions for HTTP, where they have one.
+    fn end(&self, trace: &Trace, status: u16) -> Vec<Span> {
+        let mut attributes = vec![
+            KeyValue::text("http.request.method", &self.method),
+            KeyValue::text("url.path", &self.path),
+            KeyValue::number("http.response.status_code", status.into()),
+            KeyValue::text("client.address", &self.client.ip().to_string()),
+            KeyValue::text("dunlin.request_id", &self.request_id),
+        ];
+        let mut name = self.method.clone();
+        if let Some((deployment, revision)) = self.deployment.get() {
+            attributes.push(KeyValue::text("dunlin.deployment", deployment));
+            attributes.push(KeyValue::number("dunlin.revision", *revision));
+            name = format!("{name} {deployment}");
+        }
+        trace.end(name, attributes, status >= 500)
     }
 
     fn write(&self, status: u16, response_bytes: u64, elapsed: Duration) {
@@ -126,6 +165,7 @@ impl Account {
             request_bytes: self.request_bytes.load(Ordering::Relaxed),
             response_bytes,
             duration_ms: elapsed.as_secs_f64() * 1e3,
+            trace_id: self.trace.as_ref().map(|trace| trace.id()),
         };
         if let Ok(mut line) = serde_json::to_vec(&line) {
             line.push(b'\n');

@@ -21,6 +21,7 @@ mod server;
 mod state;
 mod telemetry;
 mod token;
+mod traces;
 
 pub use error::NodeError;
 pub use log::Log;

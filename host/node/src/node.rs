@@ -27,6 +27,7 @@ use crate::{
     request_id::RequestIds,
     state::State,
     token::AdminToken,
+    traces::Traces,
 };
 
 pub(crate) struct Node {
@@ -35,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) token: AdminToken,
     pub(crate) request_ids: RequestIds,
     pub(crate) accounts: Accounts,
+    pub(crate) traces: Option<Arc<Traces>>,
     pub(crate) log: Log,
     pub(crate) requests_in_flight: Arc<Semaphore>,
     /// Of requests and answers, on both planes.
@@ -72,13 +74,15 @@ impl Node {
             &config,
         );
         let restore = control.restore().await?;
+        let traces = Traces::start(&config.traces).map(Arc::new);
         let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
             bodies: BodyBudget::new(config.body_memory_max),
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),
-            accounts: Accounts::new(config.log.access, log.writer().clone()),
+            accounts: Accounts::new(config.log.access, log.writer().clone(), traces.clone()),
+            traces,
             log,
             changes: TaskTracker::new(),
             starting: AtomicBool::new(true),

@@ -27,6 +27,9 @@ use crate::{
 /// A client has so long to send a request's head.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the last traces may take.
+const TRACES_PATIENCE: Duration = Duration::from_secs(2);
+
 const HTTP2_STREAMS_MAX: u32 = 256;
 const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 
@@ -98,6 +101,9 @@ pub async fn run(
             tracing::warn!("requests were still in flight after drain_timeout");
         }
         () = stop.wait() => tracing::warn!("stopped by a second signal"),
+    }
+    if let Some(traces) = &node.traces {
+        traces.flush(TRACES_PATIENCE).await;
     }
     Ok(())
 }

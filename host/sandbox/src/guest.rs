@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_inference::{Model, Registry};
+use dunlin_inference::{Model, Registry, RunObserver};
 use edge_config::{Grants, Limits};
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 use wasmtime_wasi::{
@@ -47,6 +47,8 @@ pub(crate) struct Guest {
     pub(crate) started: Instant,
     wasi: WasiCtx,
     pub(crate) log: CallLog,
+    /// Of the models that the call at hand runs.
+    pub(crate) runs: Option<Arc<dyn RunObserver>>,
     memory_denied: bool,
 }
 
@@ -62,13 +64,15 @@ impl Guest {
             table,
             started: Instant::now(),
             log,
+            runs: None,
             memory_denied: false,
             shared,
         }
     }
 
-    /// What the guest logs from here on belongs to this request.
-    pub(crate) fn begin_call(&mut self, request_id: &str) {
+    /// What the guest logs and runs from here on belongs to this request.
+    pub(crate) fn begin_call(&mut self, request_id: &str, runs: Option<Arc<dyn RunObserver>>) {
+        self.runs = runs;
         self.log.begin(request_id);
         // A guest that was refused memory and lived on is not to blame for it in a later call.
         self.memory_denied = false;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use dunlin_inference::{Signature, Tensor};
+use dunlin_inference::{RunObserver, Signature, Tensor};
 use tokio::time::Instant;
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
@@ -98,7 +98,7 @@ impl Instance {
         deadline: Deadline,
     ) -> Result<Self, CallError> {
         let mut instance = Self::instantiate(sandbox, program, shared).await?;
-        instance.store.data_mut().begin_call("");
+        instance.store.data_mut().begin_call("", None);
         let init = instance.handler.call_init(&mut instance.store, config);
         let outcome = before(deadline, init).await;
         outcome
@@ -164,8 +164,9 @@ impl Instance {
         &mut self,
         request: Request<'_>,
         deadline: Deadline,
+        runs: Option<Arc<dyn RunObserver>>,
     ) -> Result<Response, CallError> {
-        self.begin(request.id);
+        self.begin(request.id, runs);
         let call = self.handler.call_predict(&mut self.store, request);
         let outcome = before(deadline, call).await;
         let response = outcome
@@ -197,8 +198,9 @@ impl Instance {
         request_id: &str,
         inputs: &[(String, Tensor)],
         deadline: Deadline,
+        runs: Option<Arc<dyn RunObserver>>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
-        self.begin(request_id);
+        self.begin(request_id, runs);
         let Some(handler) = &self.tensors else {
             return Err(CallError::NoTensorHandler);
         };
@@ -215,9 +217,9 @@ impl Instance {
         outputs.into_iter().map(tensors::to_host).collect()
     }
 
-    fn begin(&mut self, request_id: &str) {
+    fn begin(&mut self, request_id: &str, runs: Option<Arc<dyn RunObserver>>) {
         self.calls += 1;
-        self.store.data_mut().begin_call(request_id);
+        self.store.data_mut().begin_call(request_id, runs);
     }
 
     fn check_size(&self, size: u64) -> Result<(), CallError> {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_inference::{Model, Registry, Signature, Tensor};
+use dunlin_inference::{Model, Registry, RunObserver, Signature, Tensor};
 use edge_config::{Grants, Instances, Limits};
 
 use crate::{
@@ -97,11 +97,16 @@ impl Predictor {
         Ok(Self { pool, signature })
     }
 
-    /// Runs the predictor's `predict`. Dropping the future ends the call and its instance. Whatever
-    /// comes of it, the predictor itself stays usable.
-    pub async fn predict(&self, request: Request<'_>, deadline: Deadline) -> Called<Response> {
+    /// Runs the predictor's `predict`; `runs` is told of its models' runs. Dropping the future ends
+    /// the call and its instance. Whatever comes of it, the predictor itself stays usable.
+    pub async fn predict(
+        &self,
+        request: Request<'_>,
+        deadline: Deadline,
+        runs: Option<Arc<dyn RunObserver>>,
+    ) -> Called<Response> {
         self.call(deadline, async |instance| {
-            instance.predict(request, deadline).await
+            instance.predict(request, deadline, runs).await
         })
         .await
     }
@@ -118,9 +123,10 @@ impl Predictor {
         request_id: &str,
         inputs: &[(String, Tensor)],
         deadline: Deadline,
+        runs: Option<Arc<dyn RunObserver>>,
     ) -> Called<Vec<(String, Tensor)>> {
         self.call(deadline, async |instance| {
-            instance.infer(request_id, inputs, deadline).await
+            instance.infer(request_id, inputs, deadline, runs).await
         })
         .await
     }

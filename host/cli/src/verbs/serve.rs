@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use dunlin_node::{Log, NodeError, Ready};
-use edge_config::{LogFormat, LogLevel, Node};
+use edge_config::{LogFormat, LogLevel, Node, Traces};
 use serde_json::json;
 
 use crate::cli::Context;
@@ -81,6 +81,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut config = configuration(args)?;
     config.backends = paths::backends(config.backends)?;
+    config.traces.endpoint = endpoint(config.traces.endpoint)?;
     let data_dir = match config.data_dir.clone() {
         Some(data_dir) => data_dir,
         None => paths::data_dir()?,
@@ -100,6 +101,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     runtime.shutdown_background();
     log.writer().finish(LOG_PATIENCE);
     served
+}
+
+/// OpenTelemetry's own variable, where the file does not say.
+fn endpoint(configured: Option<String>) -> Result<Option<String>, Failure> {
+    const VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    if configured.is_some() {
+        return Ok(configured);
+    }
+    let written = std::env::var(VARIABLE).ok().filter(|url| !url.is_empty());
+    let checked = written.map(|url| Traces::check_endpoint(&url)).transpose();
+    checked.map_err(|reason| Failure::new(Exit::Refused, format!("{VARIABLE}: {reason}")))
 }
 
 async fn serve(

@@ -117,7 +117,7 @@ fn authorize(node: &Node, parts: &Parts) -> Result<(), Failure> {
 }
 
 fn metrics(node: &Node) -> Response<ReplyBody> {
-    let text = metrics::scrape(&node.control, node.requests_in_flight());
+    let text = metrics::scrape(node);
     let mut response = Response::new(full(text));
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -19,6 +19,7 @@ use crate::{
     node::Node,
     request_id,
     telemetry::Rejection,
+    traces::Trace,
 };
 
 /// A request on its way through the data plane.
@@ -83,6 +84,11 @@ async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
 }
 
 impl Exchange {
+    /// The trace of the request, where it has one.
+    pub(crate) fn trace(&self) -> Option<&Arc<Trace>> {
+        self.account.as_ref()?.trace.as_ref()
+    }
+
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket {
             id: self.id.clone(),
@@ -120,7 +126,7 @@ impl Exchange {
         })?;
         self.held.keep(place);
         if let Some(account) = &self.account {
-            account.read(body.len());
+            account.admitted(body.len());
         }
         Ok(body)
     }

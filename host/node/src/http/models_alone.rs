@@ -66,7 +66,7 @@ pub(super) async fn predict(
         .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;
     let model = model(revision, request.model.as_deref())?;
     let inputs = decode(request.inputs, model.signature())?;
-    let outputs = predict::run(model, inputs, deadline).await?;
+    let outputs = predict::run(model, inputs, deadline, exchange.trace()).await?;
     let answer = body::json(&Answer {
         outputs: Outputs(&outputs),
     });

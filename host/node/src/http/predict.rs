@@ -1,6 +1,8 @@
 //! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
 //! answered by `models_alone`.
 
+use std::sync::Arc;
+
 use dunlin_inference::{Model, NamedTensors};
 use dunlin_sandbox::Deadline;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -14,6 +16,7 @@ use super::{
 use crate::{
     deployment::{Deployment, NotServing, Revision},
     telemetry::{Predictions, Rejection},
+    traces::{PredictorCall, Trace},
 };
 
 /// Headers that are about a connection, or that the node sets itself.
@@ -98,8 +101,11 @@ pub(crate) async fn run(
     model: &Model,
     inputs: NamedTensors,
     deadline: Deadline,
+    trace: Option<&Arc<Trace>>,
 ) -> Result<NamedTensors, Failure> {
-    let answered = tokio::time::timeout_at(deadline.at(), model.infer(inputs)).await;
+    let runs = trace.map(|trace| trace.model_calls(trace.root));
+    let infer = model.infer_observed(inputs, runs);
+    let answered = tokio::time::timeout_at(deadline.at(), infer).await;
     let outputs = answered.map_err(|_elapsed| {
         Failure::new(
             StatusCode::GATEWAY_TIMEOUT,
@@ -121,6 +127,7 @@ async fn predict(
     };
     let deadline = Deadline::after(revision.limits.deadline);
     let body = exchange.read_body(&revision.limits, deadline).await?;
+    let trace = exchange.trace().cloned();
     let (parts, id) = (exchange.parts, exchange.id);
     let query: Vec<_> =
         form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -146,8 +153,13 @@ async fn predict(
         headers: &headers,
         body: &body,
     };
-    let called = predictor.predict(request, deadline).await;
+    let traced = trace.as_ref().map(PredictorCall::begin);
+    let runs = traced.as_ref().map(PredictorCall::runs);
+    let called = predictor.predict(request, deadline, runs).await;
     deployment.figures.called(&called.times);
+    if let Some(traced) = traced {
+        traced.end(&called.times);
+    }
     reply(called.answer?).map_err(|defect| Failure::internal("the predictor failed", defect))
 }
 

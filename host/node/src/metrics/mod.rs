@@ -7,7 +7,7 @@ mod predictors;
 
 use dunlin_inference::Histogram;
 
-use crate::{control::Control, deployment::Deployment, log_writer::LogWriter, telemetry::Figures};
+use crate::{deployment::Deployment, log_writer::LogWriter, node::Node, telemetry::Figures};
 use exposition::{Exposition, Kind, Label};
 
 pub(crate) use exposition::CONTENT_TYPE;
@@ -16,15 +16,16 @@ pub(crate) use exposition::CONTENT_TYPE;
 const NANOSECONDS: f64 = 1e9;
 
 /// The text of one scrape.
-pub(crate) fn scrape(control: &Control, requests_in_flight: usize) -> String {
-    let deployments: Vec<Scraped> = control.deployments.all().into_iter().map(scraped).collect();
+pub(crate) fn scrape(node: &Node) -> String {
+    let deployments = &node.control.deployments;
+    let deployments: Vec<Scraped> = deployments.all().into_iter().map(scraped).collect();
     let mut text = Exposition::default();
     requests(&mut text, &deployments);
     instances(&mut text, &deployments);
     models::write(&mut text, &deployments);
     predictions::write(&mut text, &deployments);
     predictors::write(&mut text, &deployments);
-    node(&mut text, requests_in_flight);
+    of_the_node(&mut text, node);
     text.finish()
 }
 
@@ -154,12 +155,12 @@ fn instances(text: &mut Exposition, deployments: &[Scraped]) {
     }
 }
 
-fn node(text: &mut Exposition, requests_in_flight: usize) {
+fn of_the_node(text: &mut Exposition, node: &Node) {
     let mut gauge = |name, help, value| text.family(name, help, Kind::Gauge).count(&[], value);
     gauge(
         "dunlin_requests_in_flight",
         "Requests that the node is answering",
-        requests_in_flight as u64,
+        node.requests_in_flight() as u64,
     );
     if let Some(bytes) = resident_bytes() {
         gauge(
@@ -174,6 +175,14 @@ fn node(text: &mut Exposition, requests_in_flight: usize) {
         Kind::Counter,
     );
     family.count(&[], LogWriter::dropped_by_stderr());
+    if let Some(traces) = &node.traces {
+        let mut family = text.family(
+            "dunlin_traces_dropped_total",
+            "Traces that found no room on their way to the collector",
+            Kind::Counter,
+        );
+        family.count(&[], traces.dropped());
+    }
 }
 
 /// Linux tells it in pages in `/proc`; elsewhere the figure is left out.

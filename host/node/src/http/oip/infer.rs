@@ -19,6 +19,7 @@ use crate::{
         failure::Failure,
         predict,
     },
+    traces::PredictorCall,
 };
 
 /// How many bytes of the body are JSON; the tensors follow.
@@ -89,6 +90,7 @@ pub(super) async fn infer(
     let target = addressed.target()?;
     let deadline = Deadline::after(revision.limits.deadline);
     let body = exchange.read_body(&revision.limits, deadline).await?;
+    let trace = exchange.trace().cloned();
     let (headers, id) = (exchange.parts.headers, exchange.id);
     let (inputs, wanted) = decode(&headers, &body, target.signature())?;
     check_outputs(&wanted, target.signature())?;
@@ -98,11 +100,16 @@ pub(super) async fn infer(
             let names = signature.inputs.iter().map(|spec| spec.name.clone());
             let ordered = signature.order_inputs(inputs)?;
             let inputs: NamedTensors = names.zip(ordered).collect();
-            let called = predictor.infer(&id, &inputs, deadline).await;
+            let traced = trace.as_ref().map(PredictorCall::begin);
+            let runs = traced.as_ref().map(PredictorCall::runs);
+            let called = predictor.infer(&id, &inputs, deadline, runs).await;
             addressed.deployment.figures.called(&called.times);
+            if let Some(traced) = traced {
+                traced.end(&called.times);
+            }
             called.answer?
         }
-        TensorTarget::Model(model) => predict::run(model, inputs, deadline).await?,
+        TensorTarget::Model(model) => predict::run(model, inputs, deadline, trace.as_ref()).await?,
     };
     encode(addressed, wanted, &outputs)
 }
