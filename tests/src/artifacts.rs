@@ -105,6 +105,25 @@ pub(crate) fn prometheus() -> Option<PathBuf> {
     )
 }
 
+/// A browser that runs without a window, as `cargo xtask test` finds or makes it. None, and a line
+/// that says so, on a machine that cannot have one, unless `DUNLIN_REQUIRE_BROWSER` is set.
+///
+/// # Panics
+/// It is required and not there.
+pub(crate) fn browser() -> Option<PathBuf> {
+    if let Some(program) = from_environment("DUNLIN_BROWSER") {
+        return Some(existing(program, "cargo xtask test"));
+    }
+    let unpacked = target().join("dunlin/browser/root/usr/lib/chromium/chromium-headless-shell");
+    if unpacked.exists() {
+        return Some(unpacked);
+    }
+    skipped(
+        "there is no browser; run cargo xtask test",
+        "DUNLIN_REQUIRE_BROWSER",
+    )
+}
+
 /// Says why a test is skipped, or fails it where `variable` asks for that.
 fn skipped<T>(reason: &str, variable: &str) -> Option<T> {
     let required = env::var_os(variable).is_some_and(|value| value == "1");

@@ -14,6 +14,7 @@
 
 mod answer;
 mod artifacts;
+mod browser;
 mod cli;
 mod digits;
 pub mod infer;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use answer::{Answer, send};
 pub use artifacts::{backends, binary, lightning, package, python, repository};
+pub use browser::Browser;
 pub use cli::{Cli, Ran};
 pub use digits::{Golden, HeldOut, pixels_json, png};
 pub use metrics::Metrics;

@@ -7,6 +7,7 @@
 )]
 
 mod backends;
+mod browser;
 mod demo;
 mod guests;
 mod process;

@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    backends, guests,
+    backends, browser, guests,
     process::{cargo, exists, root, step, work_dir},
     prometheus, python,
 };
@@ -45,6 +45,7 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     let otlp = python::environment("otlp", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
     let prometheus = prometheus::variables()?;
+    let browser = browser::variables()?;
     let lightning = lightning_variables(lightning)?;
     step(
         "Tests of every crate, of the guests natively, and end to end",
@@ -52,6 +53,7 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
             .args(["test", "--workspace"])
             .envs(lightning)
             .envs(prometheus)
+            .envs(browser)
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
             .env("DUNLIN_PYTHON", &python)

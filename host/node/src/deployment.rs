@@ -36,7 +36,7 @@ pub(crate) enum NotServing {
 
 /// A package that is loaded, checked and warm.
 pub(crate) struct Revision {
-    pub(crate) predictor: Option<Predictor>,
+    pub(crate) predictor: Option<Arc<Predictor>>,
     pub(crate) models: BTreeMap<String, Model>,
     pub(crate) limits: Limits,
     pub(crate) monitoring: Option<Monitoring>,

@@ -120,8 +120,9 @@ impl Loader {
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
         let models = self.load_models(package).await?;
+        let predictor = self.start_predictor(package, &models, telemetry).await?;
         Ok(Revision {
-            predictor: self.start_predictor(package, &models, telemetry).await?,
+            predictor: predictor.map(Arc::new),
             models,
             limits: package.deployment().limits,
             monitoring: package.deployment().monitoring.clone(),

@@ -20,6 +20,7 @@ use crate::{
     call_log::{CallLog, GuestOutput},
     error::CallError,
     observer::{LogLevel, Observer},
+    streaming::Outlet,
 };
 
 /// Tensors, graphs and streams that a guest may hold at once.
@@ -49,6 +50,8 @@ pub(crate) struct Guest {
     pub(crate) log: CallLog,
     /// Of the models that the call at hand runs.
     pub(crate) runs: Option<Arc<dyn RunObserver>>,
+    /// Where the call at hand may begin an answer.
+    pub(crate) outlet: Option<Outlet>,
     memory_denied: bool,
 }
 
@@ -65,14 +68,20 @@ impl Guest {
             started: Instant::now(),
             log,
             runs: None,
+            outlet: None,
             memory_denied: false,
             shared,
         }
     }
 
     /// What the guest logs and runs from here on belongs to this request.
-    pub(crate) fn begin_call(&mut self, request_id: &str, runs: Option<Arc<dyn RunObserver>>) {
-        self.runs = runs;
+    pub(crate) fn begin_call(
+        &mut self,
+        request_id: &str,
+        runs: Option<Arc<dyn RunObserver>>,
+        outlet: Option<Outlet>,
+    ) {
+        (self.runs, self.outlet) = (runs, outlet);
         self.log.begin(request_id);
         // A guest that was refused memory and lived on is not to blame for it in a later call.
         self.memory_denied = false;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dunlin_inference::{RunObserver, Signature, Tensor};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
         CallError, GuestFailure, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX, ResponseExcess,
     },
     guest::{Guest, Shared},
+    streaming::{Outlet, Stream},
     tensors,
 };
 
@@ -70,6 +71,10 @@ impl Deadline {
         self.at
     }
 
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
     pub(crate) fn exceeded(&self) -> CallError {
         CallError::DeadlineExceeded(self.budget)
     }
@@ -98,7 +103,7 @@ impl Instance {
         deadline: Deadline,
     ) -> Result<Self, CallError> {
         let mut instance = Self::instantiate(sandbox, program, shared).await?;
-        instance.store.data_mut().begin_call("", None);
+        instance.store.data_mut().begin_call("", None, None);
         let init = instance.handler.call_init(&mut instance.store, config);
         let outcome = before(deadline, init).await;
         outcome
@@ -165,8 +170,9 @@ impl Instance {
         request: Request<'_>,
         deadline: Deadline,
         runs: Option<Arc<dyn RunObserver>>,
+        stream: oneshot::Sender<Stream>,
     ) -> Result<Response, CallError> {
-        self.begin(request.id, runs);
+        self.begin(request.id, runs, Some(Outlet::new(stream, deadline)));
         let call = self.handler.call_predict(&mut self.store, request);
         let outcome = before(deadline, call).await;
         let response = outcome
@@ -200,7 +206,7 @@ impl Instance {
         deadline: Deadline,
         runs: Option<Arc<dyn RunObserver>>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
-        self.begin(request_id, runs);
+        self.begin(request_id, runs, None);
         let Some(handler) = &self.tensors else {
             return Err(CallError::NoTensorHandler);
         };
@@ -217,9 +223,14 @@ impl Instance {
         outputs.into_iter().map(tensors::to_host).collect()
     }
 
-    fn begin(&mut self, request_id: &str, runs: Option<Arc<dyn RunObserver>>) {
+    fn begin(
+        &mut self,
+        request_id: &str,
+        runs: Option<Arc<dyn RunObserver>>,
+        outlet: Option<Outlet>,
+    ) {
         self.calls += 1;
-        self.store.data_mut().begin_call(request_id, runs);
+        self.store.data_mut().begin_call(request_id, runs, outlet);
     }
 
     fn check_size(&self, size: u64) -> Result<(), CallError> {
@@ -239,7 +250,7 @@ impl Instance {
     }
 }
 
-fn check_headers(headers: &[(String, String)]) -> Result<(), CallError> {
+pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<(), CallError> {
     let sizes = headers.iter().map(|(name, value)| name.len() + value.len());
     let (count, size) = (headers.len(), sizes.sum());
     if count > RESPONSE_HEADERS_MAX || size > RESPONSE_HEADER_BYTES_MAX {

@@ -15,6 +15,7 @@ mod instance;
 mod observer;
 mod pool;
 mod predictor;
+mod streaming;
 mod tensors;
 mod wasi_nn;
 
@@ -24,3 +25,4 @@ pub use instance::{CallTimes, Called, Deadline, Request, Response};
 pub use observer::{LogEntry, LogLevel, Measurement, Observer};
 pub use pool::InstanceCounts;
 pub use predictor::{Predictor, PredictorSpec};
+pub use streaming::{STREAM_BUFFER_BYTES, Stream};

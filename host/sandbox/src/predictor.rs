@@ -8,6 +8,7 @@ use std::{
 
 use dunlin_inference::{Model, Registry, RunObserver, Signature, Tensor};
 use edge_config::{Grants, Instances, Limits};
+use tokio::sync::oneshot;
 
 use crate::{
     engine::Sandbox,
@@ -16,6 +17,7 @@ use crate::{
     instance::{CallTimes, Called, Deadline, Instance, Request, Response},
     observer::Observer,
     pool::{InstanceCounts, Pool},
+    streaming::Stream,
 };
 
 /// What a predictor is made from.
@@ -99,14 +101,17 @@ impl Predictor {
 
     /// Runs the predictor's `predict`; `runs` is told of its models' runs. Dropping the future ends
     /// the call and its instance. Whatever comes of it, the predictor itself stays usable.
+    ///
+    /// An answer in pieces comes by `stream`; what this gives then only says how it ended.
     pub async fn predict(
         &self,
         request: Request<'_>,
         deadline: Deadline,
         runs: Option<Arc<dyn RunObserver>>,
+        stream: oneshot::Sender<Stream>,
     ) -> Called<Response> {
         self.call(deadline, async |instance| {
-            instance.predict(request, deadline, runs).await
+            instance.predict(request, deadline, runs, stream).await
         })
         .await
     }

@@ -31,6 +31,7 @@ pub(crate) struct Exchange {
     pub(crate) id: String,
     pub(crate) started: Instant,
     pub(crate) held: Arc<Held>,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) account: Option<Arc<Account>>,
 }
 
@@ -55,6 +56,7 @@ pub(crate) async fn handle(
     let exchange = Exchange {
         node,
         held: Arc::clone(&held),
+        connection: Arc::clone(&connection),
         body: Some(RequestBody::new(&parts.headers, body)),
         parts,
         id: id.clone(),
@@ -65,9 +67,9 @@ pub(crate) async fn handle(
     let answer = answer.and_then(|response| body::owe(response, &bodies, &connection, held));
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
-    if let Some(account) = account {
-        let bytes = response.body().size_hint().lower();
-        account.close(response.status().as_u16(), bytes);
+    // An answer in pieces closes its account when it has ended.
+    if let (Some(account), ReplyBody::Whole(body)) = (account, response.body()) {
+        account.close(response.status().as_u16(), body.size_hint().lower());
     }
     response
 }

@@ -8,6 +8,7 @@ mod failure;
 mod models_alone;
 mod oip;
 mod predict;
+mod stream;
 mod upload;
 
 pub(crate) use body::ReplyBody;

@@ -152,7 +152,7 @@ async fn on_model(
 async fn counted(exchange: Exchange, addressed: Addressed) -> Result<Response<ReplyBody>, Failure> {
     let ticket = exchange.ticket();
     let answer = infer::infer(exchange, &addressed).await;
-    Ok(predict::count(&addressed.deployment, &ticket, answer))
+    Ok(predict::count(&addressed.deployment, ticket, answer))
 }
 
 fn metadata(addressed: &Addressed) -> Result<Response<ReplyBody>, Failure> {
