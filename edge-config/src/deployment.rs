@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::batching;
 use crate::error::ConfigError;
 use crate::model::{self, Model};
+use crate::monitoring::{self, Monitoring};
 use crate::name::DeploymentName;
 use crate::section::{Layout, Report, Section, choose, text};
 use crate::yaml::Value;
@@ -20,7 +21,10 @@ const MI: u64 = 1 << 20;
 const GI: u64 = 1 << 30;
 
 const LAYOUT: Layout = &[
-    ("", &["name", "predictor", "instances", "limits"]),
+    (
+        "",
+        &["name", "predictor", "monitoring", "instances", "limits"],
+    ),
     (
         "predictor",
         &["path", "target", "config", "grants", "models"],
@@ -39,6 +43,7 @@ const LAYOUT: Layout = &[
     ("predictor.models[].inputs[]", model::TENSOR_KEYS),
     ("predictor.models[].outputs[]", model::TENSOR_KEYS),
     ("predictor.models[].tolerance", model::TOLERANCE_KEYS),
+    ("monitoring", monitoring::KEYS),
     ("instances", &["policy", "max", "calls_max", "idle_timeout"]),
     (
         "limits",
@@ -62,6 +67,8 @@ pub struct Deployment {
     pub predictor: Option<Predictor>,
     /// In the order of the file, with unique names. Not empty where there is no predictor.
     pub models: Vec<Model>,
+    /// What is counted of its answers; `None`: nothing.
+    pub monitoring: Option<Monitoring>,
     pub instances: Instances,
     pub limits: Limits,
 }
@@ -221,6 +228,7 @@ fn check(root: &Section<'_>) -> Option<Deployment> {
         );
     }
     Some(Deployment {
+        monitoring: monitoring::check(root),
         instances: check_instances(&root.section("instances")),
         limits: check_limits(&root.section("limits")),
         name: name?,

@@ -14,6 +14,7 @@ mod deployment;
 mod error;
 mod model;
 mod model_override;
+mod monitoring;
 mod name;
 mod node;
 mod package_path;
@@ -33,6 +34,7 @@ pub use model::{
     Tolerance, TorchScriptSettings,
 };
 pub use model_override::ModelOverride;
+pub use monitoring::{ModelType, Monitoring};
 pub use name::{DeploymentName, ModelName, NameError};
-pub use node::{Backends, Listen, Log, LogFormat, LogLevel, ModelControl, Node};
+pub use node::{AccessLog, Backends, Listen, Log, LogFormat, LogLevel, ModelControl, Node, Traces};
 pub use package_path::{PackagePath, PackagePathError};

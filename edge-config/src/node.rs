@@ -40,17 +40,19 @@ const LAYOUT: Layout = &[
             "drain_timeout",
             "backends",
             "log",
+            "traces",
         ],
     ),
     ("data", &["listen"]),
     ("grpc", &["listen"]),
     ("admin", &["listen"]),
     ("backends", &["folder", "onnxruntime", "torchscript"]),
-    ("log", &["format", "level"]),
+    ("log", &["format", "level", "access"]),
+    ("traces", &["endpoint", "sample_ratio"]),
 ];
 
 /// A checked `node.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Where predictions are asked for.
     pub data: Listen,
@@ -89,6 +91,7 @@ pub struct Node {
     pub drain_timeout: Duration,
     pub backends: Backends,
     pub log: Log,
+    pub traces: Traces,
 }
 
 /// Where native engines are looked for.
@@ -101,6 +104,42 @@ pub struct Backends {
     pub onnxruntime: Option<PathBuf>,
     /// Dunlin's library over libtorch; `None`: the folder's, or else the system's.
     pub torchscript: Option<PathBuf>,
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// The base URL of a collector that takes OTLP over HTTP. `None`: nobody said, and where the
+    /// environment does not either there are no traces.
+    pub endpoint: Option<String>,
+    /// Of requests that come without a span of their caller, from 0 to 1.
+    pub sample_ratio: f64,
+}
+
+impl Traces {
+    /// Checks the base URL of a collector.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn check_endpoint(text: &str) -> Result<String, String> {
+        const WRITE: &str = "write that of a collector, such as http://127.0.0.1:4318";
+        let Some(rest) = text.strip_prefix("http://") else {
+            return Err(if text.starts_with("https://") {
+                format!(
+                    "{text} wants TLS, which a node does not speak; {WRITE}, and let it go on from \
+                     there"
+                )
+            } else {
+                format!("{text} is no URL of http; {WRITE}")
+            });
+        };
+        let authority = rest.split('/').next().unwrap_or_default();
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if authority.is_empty() || authority.contains('@') || !plain || text.contains(['?', '#']) {
+            return Err(format!("{text} is no base URL; {WRITE}"));
+        }
+        Ok(text.to_owned())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +162,16 @@ pub enum ModelControl {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    pub access: AccessLog,
+}
+
+/// Which requests to the data plane have a line of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    None,
+    /// Those with a status of 400 or more.
+    Errors,
+    All,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +190,8 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    const ALL: [(&'static str, Self); 5] = [
+    /// With their names, the least that is logged first.
+    pub const ALL: [(&'static str, Self); 5] = [
         ("error", Self::Error),
         ("warn", Self::Warn),
         ("info", Self::Info),
@@ -151,6 +201,11 @@ impl LogLevel {
 
     pub fn as_str(self) -> &'static str {
         Self::ALL[self as usize].0
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find_map(|(known, level)| (known == name).then_some(level))
     }
 }
 
@@ -182,6 +237,7 @@ fn check(root: &Section<'_>) -> Node {
     let admin = root.section("admin");
     let backends = root.section("backends");
     let log = root.section("log");
+    let traces = root.section("traces");
     let node = Node {
         data: check_listen(&data, 8080),
         grpc: check_listen_or_off(&grpc, 8082),
@@ -229,6 +285,19 @@ fn check(root: &Section<'_>) -> Node {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             ),
             level: log.one_of("level", LogLevel::Info, &LogLevel::ALL),
+            access: log.one_of(
+                "access",
+                AccessLog::None,
+                &[
+                    ("none", AccessLog::None),
+                    ("errors", AccessLog::Errors),
+                    ("all", AccessLog::All),
+                ],
+            ),
+        },
+        traces: Traces {
+            endpoint: traces.read("endpoint", |value| Traces::check_endpoint(text(value)?)),
+            sample_ratio: traces.fraction("sample_ratio", 1.0, 0.0..=1.0),
         },
     };
     let planes = [
@@ -327,7 +396,8 @@ mod tests {
             node.log,
             Log {
                 format: LogFormat::Text,
-                level: LogLevel::Info
+                level: LogLevel::Info,
+                access: AccessLog::None
             }
         );
         let text = "\
@@ -350,7 +420,8 @@ response_body_max: 2Mi
 tensor_memory_max: 3Mi
 drain_timeout: 0s
 backends: {folder: /srv/backends, onnxruntime: /opt/libonnxruntime.so, torchscript: torch.so}
-log: {format: json, level: debug}
+log: {format: json, level: debug, access: errors}
+traces: {endpoint: 'http://collector:4318', sample_ratio: 0.25}
 ";
         assert_eq!(
             Node::parse(text, "node.yaml").unwrap(),
@@ -384,11 +455,19 @@ log: {format: json, level: debug}
                 },
                 log: Log {
                     format: LogFormat::Json,
-                    level: LogLevel::Debug
+                    level: LogLevel::Debug,
+                    access: AccessLog::Errors
+                },
+                traces: Traces {
+                    endpoint: Some("http://collector:4318".to_owned()),
+                    sample_ratio: 0.25,
                 },
             }
         );
-        assert_eq!(LogLevel::Warn.as_str(), "warn");
+        for (name, level) in LogLevel::ALL {
+            assert_eq!((level.as_str(), LogLevel::named(name)), (name, Some(level)));
+        }
+        assert_eq!(LogLevel::named("loud"), None);
     }
 
     /// The README's `node.yaml` is what an empty one means, and leaves no key out.
@@ -465,6 +544,19 @@ log: {format: json, level: debug}
             "log: {level: verbose}",
             &[
                 "node.yaml:1: log.level: verbose is unknown; write one of error, warn, info, debug, trace",
+            ],
+        );
+        check(
+            "traces: {endpoint: 'https://a', sample_ratio: 2}",
+            &[
+                "node.yaml:1: traces.endpoint: https://a wants TLS, which a node does not speak; write that of a collector, such as http://127.0.0.1:4318, and let it go on from there",
+                "node.yaml:1: traces.sample_ratio: 2 is more than 1; write 1e0",
+            ],
+        );
+        check(
+            "traces: {endpoint: 'http:///v1'}",
+            &[
+                "node.yaml:1: traces.endpoint: http:///v1 is no base URL; write that of a collector, such as http://127.0.0.1:4318",
             ],
         );
         check(

@@ -20,6 +20,7 @@ predictor:
       golden: models/golden.safetensors
       tolerance: {relative: 1e-3, absolute: 0}
     - {name: other, path: models/other.pt}
+monitoring: {model_type: regression, key: outputs.price}
 instances: {policy: fresh, max: 3, calls_max: 7, idle_timeout: 2m}
 limits: {memory: 1Gi, tensor_memory: 10M, deadline: 250ms, request_body: 512Ki, response_body: 4096, requests_in_flight: 9, weight: 3}
 ";
@@ -67,6 +68,9 @@ fn a_deployment_that_says_everything() {
             absolute: 1e-4
         }
     );
+    let monitoring = deployment.monitoring.unwrap();
+    assert_eq!(monitoring.model_type, ModelType::Regression);
+    assert_eq!(monitoring.key, ["outputs", "price"]);
     assert_eq!(
         deployment.instances,
         Instances {
@@ -108,6 +112,7 @@ fn a_deployment_that_says_little() {
         let deployment = Deployment::parse(text, "dunlin.yaml").unwrap();
         assert_eq!(deployment.predictor.is_some(), has_predictor, "{text}");
         assert_eq!(deployment.models.len(), models, "{text}");
+        assert_eq!(deployment.monitoring, None);
         assert_eq!(deployment.instances.max, 8);
         assert_eq!(deployment.instances.policy, InstancePolicy::Warm);
         assert_eq!(deployment.limits.memory, 64 << 20);

@@ -48,6 +48,13 @@ pub fn python() -> PathBuf {
     existing(path, "cargo xtask test")
 }
 
+/// A Python with what `tests/python/otlp/requirements.txt` lists.
+pub(crate) fn otlp_python() -> PathBuf {
+    let path = from_environment("DUNLIN_OTLP_PYTHON")
+        .unwrap_or_else(|| target().join("dunlin/python/otlp/bin/python"));
+    existing(path, "cargo xtask test")
+}
+
 /// The backend folder that `cargo xtask test` makes, where it has all of `names`. None, and a line
 /// that says so, on a machine that cannot have them, unless `DUNLIN_REQUIRE_BACKENDS` is set.
 ///
@@ -93,6 +100,44 @@ pub fn lightning() -> Option<PathBuf> {
     }
     let reason = "there is no DUNLIN_LIGHTNING_PYTHON; run cargo xtask test --with lightning";
     skipped(reason, "DUNLIN_REQUIRE_LIGHTNING")
+}
+
+/// The folder with `prometheus` and `promtool` that `cargo xtask test` finds or makes. None, and a
+/// line that says so, on a machine that cannot have them, unless `DUNLIN_REQUIRE_PROMETHEUS` is set.
+///
+/// # Panics
+/// They are required and not there.
+pub(crate) fn prometheus() -> Option<PathBuf> {
+    if let Some(folder) = from_environment("DUNLIN_PROMETHEUS") {
+        return Some(existing(folder, "cargo xtask test"));
+    }
+    let unpacked = target().join("dunlin/prometheus/root/usr/bin");
+    if unpacked.join("promtool").exists() {
+        return Some(unpacked);
+    }
+    skipped(
+        "there is no Prometheus; run cargo xtask test",
+        "DUNLIN_REQUIRE_PROMETHEUS",
+    )
+}
+
+/// A browser that runs without a window, as `cargo xtask test` finds or makes it. None, and a line
+/// that says so, on a machine that cannot have one, unless `DUNLIN_REQUIRE_BROWSER` is set.
+///
+/// # Panics
+/// It is required and not there.
+pub(crate) fn browser() -> Option<PathBuf> {
+    if let Some(program) = from_environment("DUNLIN_BROWSER") {
+        return Some(existing(program, "cargo xtask test"));
+    }
+    let unpacked = target().join("dunlin/browser/root/usr/lib/chromium/chromium-headless-shell");
+    if unpacked.exists() {
+        return Some(unpacked);
+    }
+    skipped(
+        "there is no browser; run cargo xtask test",
+        "DUNLIN_REQUIRE_BROWSER",
+    )
 }
 
 /// Says why a test is skipped, or fails it where `variable` asks for that.

@@ -14,17 +14,25 @@
 
 mod answer;
 mod artifacts;
+mod browser;
 mod cli;
 mod digits;
 pub mod infer;
+mod metrics;
 mod node;
+mod otlp;
 mod package;
+mod prometheus;
 mod wait;
 
 pub use answer::{Answer, send};
 pub use artifacts::{backends, binary, lightning, package, perf_analyzer, python, repository};
+pub use browser::Browser;
 pub use cli::{Cli, Ran};
 pub use digits::{Golden, HeldOut, pixels_json, png};
+pub use metrics::Metrics;
 pub use node::{Node, NodeOptions, Signal};
+pub use otlp::OtlpReceiver;
 pub use package::{Variant, blob, digest, rewrite, with_component, with_model, with_yaml};
+pub use prometheus::{Prometheus, Series, promtool_complaints};
 pub use wait::{until, until_async};

@@ -2,9 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dunlin_tests::{HeldOut, Node, NodeOptions, Variant, infer::INFER, pixels_json, send};
+use dunlin_tests::{HeldOut, Node, NodeOptions, Variant, infer::INFER, pixels_json};
 use futures_util::{StreamExt as _, stream};
-use reqwest::Method;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,16 +31,10 @@ async fn every_caller_gets_the_answer_to_its_own_question() {
         .await;
     assert_eq!(wrong.load(Ordering::Relaxed), 0, "of {count}");
 
-    let metrics = format!("{}/metrics", node.admin_url());
-    let metrics = send(node.client().request(Method::GET, metrics)).await.ok();
-    let figure = |name: &str| -> f64 {
-        let line = format!("{name}{{deployment=\"digits\",model=\"digits\"}} ");
-        let text = metrics.text();
-        let value = text.lines().find_map(|found| found.strip_prefix(&line));
-        value
-            .expect("the figure is there")
-            .parse()
-            .expect("a number")
+    let metrics = node.metrics().await;
+    let figure = |name: &str| {
+        let labels = "{deployment=\"digits\",revision=\"1\",model=\"digits\"}";
+        metrics.value(&format!("{name}{labels}"))
     };
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let asked = count as f64;

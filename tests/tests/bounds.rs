@@ -324,22 +324,11 @@ async fn over_the_bound_of_uploads_an_operator_is_told_to_come_again() {
     .await;
 }
 
-/// The value of a metric without labels.
-async fn metric(node: &Node, name: &str) -> f64 {
-    let url = format!("{}/metrics", node.admin_url());
-    let text = send(node.client().get(url)).await.ok().text();
-    let value = text.lines().find_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        rest.strip_prefix("{}").unwrap_or(rest).strip_prefix(' ')
-    });
-    let value = value.and_then(|value| value.trim().parse().ok());
-    value.expect("the node has it")
-}
-
 /// The node's standard error is a pipe, and who should read it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_reads_holds_up_nobody() {
     let mut node = Node::start(&NodeOptions {
+        config: "log: {access: all}\n".to_owned(),
         stalled_log: true,
         ..NodeOptions::default()
     });
@@ -349,7 +338,8 @@ async fn a_log_that_nobody_reads_holds_up_nobody() {
             .post_json("/misbehave/log-flood?count=300", &json!({}))
             .await
             .ok();
-        (metric(&node, "dunlin_log_lines_dropped_total").await > 0.0).then_some(())
+        let dropped = node.metrics().await.value("dunlin_log_lines_dropped_total");
+        (dropped > 0.0).then_some(())
     })
     .await;
     let _healthy = node.fetch("/healthz").await.ok();

@@ -156,7 +156,7 @@ fn cases() -> Result<PathBuf> {
 }
 
 /// A machine that cannot have something says so; one that must have it fails.
-fn skip(what: &str, reason: &anyhow::Error) -> Result<()> {
+pub(crate) fn skip(what: &str, reason: &anyhow::Error) -> Result<()> {
     let set = |name: &str| env::var(name).is_ok_and(|value| !["", "0", "false"].contains(&&*value));
     if set("CI") || set("DUNLIN_REQUIRE_BACKENDS") {
         bail!("this machine must not skip {what}: {reason:#}");

@@ -6,13 +6,16 @@
     reason = "a chore tells what it does on the terminal"
 )]
 
+mod apt;
 mod backends;
 mod bench;
+mod browser;
 mod demo;
 mod guests;
 mod models;
 mod perf_analyzer;
 mod process;
+mod prometheus;
 mod python;
 mod test;
 

@@ -1,12 +1,14 @@
 //! Triton's load generator for the tests: a program that was not written by us and that reads the
 //! whole protocol. Nothing is installed: its parts are unpacked into the work folder.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{env, ffi::OsString, fs, path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
 
 use crate::{
-    process::{exists, step, work_dir},
+    apt::{self, With},
+    backends,
+    process::{step, work_dir},
     python,
 };
 
@@ -35,14 +37,13 @@ for wheel in folder.glob('*.whl'):
                 (folder / name.rsplit('/', 1)[1]).write_bytes(z.read(name))
 os.chmod(folder / 'perf_analyzer', 0o755)";
 
-/// Where the tests find it, as an environment variable. A machine that cannot have it leaves it out,
-/// and the tests that need it say that they are skipped.
-pub(crate) fn variable() -> Option<(&'static str, PathBuf)> {
+/// The variable by which the tests find it; nothing on a machine that cannot have it.
+pub(crate) fn variables() -> Result<Vec<(&'static str, OsString)>> {
     match prepare() {
-        Ok(program) => Some(("DUNLIN_PERF_ANALYZER", program)),
+        Ok(program) => Ok(vec![("DUNLIN_PERF_ANALYZER", program.into_os_string())]),
         Err(reason) => {
-            println!("\n==> Skipped: the tests with perf_analyzer ({reason:#})");
-            None
+            backends::skip("tests with perf_analyzer", &reason)?;
+            Ok(Vec::new())
         }
     }
 }
@@ -52,10 +53,6 @@ fn prepare() -> Result<PathBuf> {
     ensure!(
         cfg!(all(target_os = "linux", target_arch = "x86_64")),
         "it is a program for Linux on x86-64"
-    );
-    ensure!(
-        exists("dpkg") && exists("apt-get"),
-        "this machine has no apt-get to fetch libb64-0d with"
     );
     let folder = work_dir("perf_analyzer")?;
     let program = folder.join("perf_analyzer");
@@ -86,21 +83,8 @@ fn prepare() -> Result<PathBuf> {
         "Take it out of its wheel",
         Command::new(python).args(["-c", TAKE]).arg(&folder),
     )?;
-    step(
-        "Fetch the library that it needs",
-        Command::new("apt-get")
-            .args(["download", "libb64-0d"])
-            .current_dir(&folder),
-    )?;
-    let archive = fs::read_dir(&folder)?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let unpacked = folder.join("deb");
-    step(
-        "Unpack it",
-        Command::new("dpkg").arg("-x").args(archive).arg(&unpacked),
-    )?;
-    let lib = unpacked.join(format!("usr/lib/{}-linux-gnu", env::consts::ARCH));
-    fs::copy(lib.join("libb64.so.0d"), &library)?;
+    let path = format!("usr/lib/{}-linux-gnu/libb64.so.0d", env::consts::ARCH);
+    let unpacked = apt::unpacked("libb64-0d", With::Nothing, "10 kB", &path)?;
+    fs::copy(unpacked.join(path), &library)?;
     Ok(program)
 }

@@ -5,9 +5,9 @@ use std::{ffi::OsString, process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    backends, guests, models, perf_analyzer,
+    backends, browser, guests, models, perf_analyzer,
     process::{cargo, exists, root, step, target_dir},
-    python,
+    prometheus, python,
 };
 
 const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
@@ -44,16 +44,23 @@ pub(crate) fn run(lightning: Lightning) -> Result<()> {
     standard_library_from_source()?;
     let requirements = root().join("tests/python/requirements.txt");
     let python = python::environment("client", &requirements)?;
+    let requirements = root().join("tests/python/otlp/requirements.txt");
+    let otlp = python::environment("otlp", &requirements)?;
     let native = backends::variables(&guests::binary("debug"))?;
-    let perf_analyzer = perf_analyzer::variable();
+    let perf_analyzer = perf_analyzer::variables()?;
+    let prometheus = prometheus::variables()?;
+    let browser = browser::variables()?;
     step(
         "Tests of every crate, of the guests natively, and end to end",
         cargo()
-            .args(["test", "--workspace"])
+            .args(["test", "--workspace", "--no-fail-fast"])
             .envs(lightning.clone())
+            .envs(prometheus)
+            .envs(browser)
             .env("DUNLIN_BINARY", guests::binary("debug"))
             .env("DUNLIN_PACKAGES", &packages)
             .env("DUNLIN_PYTHON", &python)
+            .env("DUNLIN_OTLP_PYTHON", &otlp)
             // Where one is left out, one that is set here would be another version's.
             .env_remove("DUNLIN_BACKENDS")
             .env_remove("DUNLIN_ONNX_CASES")

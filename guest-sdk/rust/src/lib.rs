@@ -115,6 +115,7 @@
 //! | [`Tensors::input`] is missing | [`Error::BadRequest`] | 400 with the text |
 //! | a model did not answer in time ([`ErrorCode::Timeout`]) | [`Error::Unavailable`] | 503 with the text |
 //! | any other [`ModelError`], a [`TensorError`], a reply that is no JSON | [`Error::Internal`] | 500 with a request id; the text is in the log |
+//! | the caller left, or the deadline is near ([`StreamError`]) | [`Error::Unavailable`] | what was sent before, broken off |
 //! | a panic | none: the instance is discarded | 500 with a request id; message and place are in the log |
 //!
 //! # Imports
@@ -140,6 +141,7 @@ mod predictor;
 pub mod random;
 mod request;
 mod response;
+mod stream;
 mod tensor;
 mod tensors;
 #[cfg(not(target_family = "wasm"))]
@@ -154,5 +156,6 @@ pub use self::model::{Encoding, ErrorCode, Model, ModelError};
 pub use self::predictor::{Config, Predictor, Signature, TensorPredictor, TensorSpec};
 pub use self::request::{Payload, Request};
 pub use self::response::Response;
+pub use self::stream::{BodyWriter, EventWriter, StreamError};
 pub use self::tensor::{Tensor, TensorError};
 pub use self::tensors::Tensors;

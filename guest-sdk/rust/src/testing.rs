@@ -71,6 +71,24 @@ pub fn histogram(name: &str) -> Vec<f64> {
     with(|state| state.histograms.get(name).cloned().unwrap_or_default())
 }
 
+/// An answer that was sent in pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streamed {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub pieces: Vec<Vec<u8>>,
+}
+
+/// Takes the answer that was begun on this thread; none where the answer was a whole one.
+pub fn streamed() -> Option<Streamed> {
+    with(|state| state.streamed.take())
+}
+
+/// Lets the caller leave once so many pieces of an answer are sent.
+pub fn caller_leaves_after(pieces: usize) {
+    with(|state| state.caller_leaves_after = Some(pieces));
+}
+
 /// Moves both clocks of this thread.
 pub fn advance(by: Duration) {
     with(|state| {
@@ -113,6 +131,8 @@ pub(crate) struct State {
     pub(crate) now: Duration,
     pub(crate) monotonic: Duration,
     pub(crate) random: u64,
+    pub(crate) streamed: Option<Streamed>,
+    pub(crate) caller_leaves_after: Option<usize>,
 }
 
 pub(crate) fn with<R>(f: impl FnOnce(&mut State) -> R) -> R {

@@ -107,6 +107,11 @@ pub(crate) struct Deleted {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LogLevel {
+    pub(crate) level: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Logs {
     pub(crate) entries: Vec<LogEntry>,
     pub(crate) next: u64,

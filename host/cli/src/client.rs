@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Body, Method, RequestBuilder, Response, Url, header};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api;
 use crate::environment::Environment;
@@ -109,6 +109,15 @@ impl Client {
             .admin(Method::GET, &["v1", "deployments", name, "logs"])?
             .query(&[("after", after), ("wait", wait.as_secs())]);
         self.answer(request).await
+    }
+
+    pub(crate) async fn log_level(&self) -> Result<api::LogLevel, Failure> {
+        self.answer(self.admin(Method::GET, &["v1", "log"])?).await
+    }
+
+    pub(crate) async fn set_log_level(&self, level: &str) -> Result<api::LogLevel, Failure> {
+        let request = self.admin(Method::PUT, &["v1", "log"])?;
+        self.answer(request.json(&json!({ "level": level }))).await
     }
 
     /// Sends a package of `size` bytes.

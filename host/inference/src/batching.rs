@@ -157,6 +157,11 @@ impl<C: Call> Queue<C> {
         self.lock().drop_over();
     }
 
+    /// How many calls wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// How many calls of one owner may wait.
     pub(crate) fn bound(&self) -> usize {
         self.bound

@@ -21,14 +21,30 @@ use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::stats::Times;
 use crate::{
-    Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Stats, Tensor,
+    Backend, Dim, InferenceError, ModelOptions, NamedTensors, RunObserver, Session, Signature,
+    Stats, Tensor,
 };
 
-/// Who calls: a deployment's counters, and its weight where deployments share the engine.
-#[derive(Clone)]
+/// Whose call it is: it counts for a deployment, which has a weight where deployments share the
+/// engine.
 pub(crate) struct Caller {
+    pub(crate) called: Instant,
     pub(crate) stats: Arc<Stats>,
     pub(crate) weight: NonZeroU32,
+    pub(crate) observer: Option<Arc<dyn RunObserver>>,
+}
+
+impl Caller {
+    fn succeeded(&self, rows: u64, times: Times) {
+        self.stats.succeeded(rows, times);
+        if let Some(observer) = &self.observer {
+            observer.ran(self.called, &times);
+        }
+    }
+
+    fn failed(&self) {
+        self.stats.failed(self.called.elapsed());
+    }
 }
 
 /// Handing a call to a worker and its answer back takes 10 to 30 µs and two switches of threads; a
@@ -86,7 +102,6 @@ impl Company {
 /// One call of the model.
 struct Asked {
     inputs: Vec<Tensor>,
-    called: Instant,
     caller: Caller,
 }
 
@@ -112,7 +127,7 @@ impl Call for Job {
     }
 
     fn called(&self) -> Instant {
-        self.asked.called
+        self.asked.caller.called
     }
 
     fn owner(&self) -> (usize, NonZeroU32) {
@@ -136,13 +151,13 @@ impl Call for Job {
     }
 
     fn give_up(self) {
-        let (called, stats) = (self.asked.called, self.asked.caller.stats);
+        let caller = self.asked.caller;
         if self.outcome.is_closed() {
-            stats.cancelled();
+            caller.stats.cancelled();
             return;
         }
-        let waited = called.elapsed();
-        stats.failed(waited);
+        let waited = caller.called.elapsed();
+        caller.stats.failed(waited);
         let error = InferenceError::QueueTimeout { waited };
         // The caller may have gone meanwhile; then nobody wants the answer.
         let _ = self.outcome.send(Outcome::Answer(Err(error)));
@@ -233,6 +248,11 @@ impl Engine {
         self.shared.platform
     }
 
+    /// Calls that wait for a run.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.queue.waiting()
+    }
+
     /// The cell of a golden sample, filled once the model has passed it.
     pub(crate) fn golden_check(&self, key: GoldenKey) -> Arc<OnceCell<()>> {
         let checks = self.golden_checks.lock();
@@ -261,24 +281,19 @@ impl Engine {
     pub(crate) async fn infer(
         &self,
         inputs: Vec<Tensor>,
-        called: Instant,
-        caller: &Caller,
+        caller: Caller,
     ) -> Result<NamedTensors, InferenceError> {
         let shared = &self.shared;
         let short = shared.is_short(&inputs);
         let batching = shared.queue.batching();
         if short && batching.is_none() {
-            return shared.run(inputs, called, &caller.stats);
+            return shared.run(inputs, &caller);
         }
-        let asked = Asked {
-            inputs,
-            called,
-            caller: caller.clone(),
-        };
+        let stats = Arc::clone(&caller.stats);
         // Where calls are to wait for others, a worker watches the time.
         let can_lead = short && batching.is_some_and(|batching| batching.max_queue_delay.is_zero());
-        let expires = shared.queue_timeout.map(|timeout| called + timeout);
-        let (job, waiting) = Job::new(asked, expires, can_lead);
+        let expires = shared.queue_timeout.map(|timeout| caller.called + timeout);
+        let (job, waiting) = Job::new(Asked { inputs, caller }, expires, can_lead);
         let entered = if short {
             shared.queue.enter(job)
         } else {
@@ -295,12 +310,12 @@ impl Engine {
                 }
                 shared.lead(job.asked, run).await
             }
-            Entered::Waits => match Waiting::until_outcome(shared, caller, waiting).await? {
+            Entered::Waits => match Waiting::until_outcome(shared, &stats, waiting).await? {
                 Outcome::Answer(answer) => answer,
                 Outcome::Lead(asked, run) => shared.lead(asked, run).await,
             },
             Entered::Full(job) => {
-                job.asked.caller.stats.failed(called.elapsed());
+                job.asked.caller.failed();
                 Err(InferenceError::Overloaded {
                     waiting: shared.queue.bound(),
                 })
@@ -312,10 +327,9 @@ impl Engine {
     pub(crate) fn run(
         &self,
         inputs: Vec<Tensor>,
-        called: Instant,
-        stats: &Stats,
+        caller: &Caller,
     ) -> Result<NamedTensors, InferenceError> {
-        self.shared.run(inputs, called, stats)
+        self.shared.run(inputs, caller)
     }
 
     /// As [`Engine::run`], for calls that nobody made: no statistics see it.
@@ -335,12 +349,12 @@ struct Waiting<'e> {
 impl<'e> Waiting<'e> {
     async fn until_outcome(
         shared: &'e Shared,
-        caller: &'e Caller,
+        stats: &'e Stats,
         outcome: oneshot::Receiver<Outcome>,
     ) -> Result<Outcome, InferenceError> {
         let mut waiting = Self {
             queue: &shared.queue,
-            stats: &caller.stats,
+            stats,
             outcome,
         };
         let outcome = (&mut waiting.outcome).await;
@@ -393,7 +407,7 @@ impl Shared {
         let others = self.queue.take_with(&asked.inputs, rows_max);
         self.company.note(!others.is_empty());
         if others.is_empty() {
-            return self.run(asked.inputs, asked.called, &asked.caller.stats);
+            return self.run(asked.inputs, &asked.caller);
         }
         let (own, answered) = Job::new(asked, None, true);
         let calls = iter::once(own).chain(others).collect();
@@ -435,7 +449,7 @@ impl Shared {
                 continue;
             }
             let (asked, outcome) = (job.asked, job.outcome);
-            let answer = self.run(asked.inputs, asked.called, &asked.caller.stats);
+            let answer = self.run(asked.inputs, &asked.caller);
             let _ = outcome.send(Outcome::Answer(answer));
         }
     }
@@ -504,26 +518,21 @@ impl Shared {
             compute_infer: computed - began,
             compute_output,
         };
-        let stats = |job: &Job| Arc::clone(&job.asked.caller.stats);
         for (position, job) in jobs.iter().enumerate() {
-            let times = times(job.called());
-            stats(job).succeeded(batching::rows(job.inputs()), times);
+            let caller = &job.asked.caller;
+            let times = times(caller.called);
+            caller.succeeded(batching::rows(job.inputs()), times);
             // A run counts once for each deployment that has calls in it.
-            let counted = |other: &Job| Arc::ptr_eq(&stats(other), &stats(job));
+            let counted = |other: &Job| Arc::ptr_eq(&other.asked.caller.stats, &caller.stats);
             if !jobs[..position].iter().any(counted) {
-                stats(job).executed(total, times);
+                caller.stats.executed(total, times);
             }
         }
         Ok(answers)
     }
 
-    /// Runs one call that has waited since `called`, and counts it.
-    fn run(
-        &self,
-        inputs: Vec<Tensor>,
-        called: Instant,
-        stats: &Stats,
-    ) -> Result<NamedTensors, InferenceError> {
+    /// Runs one call that has waited since its caller called, and counts it.
+    fn run(&self, inputs: Vec<Tensor>, caller: &Caller) -> Result<NamedTensors, InferenceError> {
         let rows = if self.batched {
             batching::rows(&inputs)
         } else {
@@ -534,16 +543,16 @@ impl Shared {
         match result {
             Ok(outputs) => {
                 let times = Times {
-                    queue: started.duration_since(called),
+                    queue: started.duration_since(caller.called),
                     compute_infer: started.elapsed(),
                     ..Times::default()
                 };
-                stats.succeeded(rows, times);
-                stats.executed(rows, times);
+                caller.succeeded(rows, times);
+                caller.stats.executed(rows, times);
                 Ok(self.named(outputs))
             }
             Err(error) => {
-                stats.failed(called.elapsed());
+                caller.failed();
                 Err(error)
             }
         }

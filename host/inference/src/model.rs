@@ -6,35 +6,32 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::{Caller, Engine};
-use crate::{InferenceError, Signature, Stats, Tensor};
+use crate::{InferenceError, RunObserver, Signature, Stats, Tensor};
 
 /// Named tensors, in any order going in and in the signature's order coming out.
 pub type NamedTensors = Vec<(String, Tensor)>;
 
-/// A model as one deployment sees it: an engine that others may share, and counters of its own. It
+/// A model as one revision sees it: an engine that others may share, and counters of its own. It
 /// has no name: a name is its deployment's.
 #[derive(Clone)]
 pub struct Model {
     pub(crate) engine: Arc<Engine>,
-    caller: Caller,
+    stats: Arc<Stats>,
+    weight: NonZeroU32,
 }
 
 impl Model {
     pub(crate) fn new(engine: Arc<Engine>) -> Model {
         Model {
             engine,
-            caller: Caller {
-                stats: Arc::default(),
-                weight: NonZeroU32::MIN,
-            },
+            stats: Arc::default(),
+            weight: NonZeroU32::MIN,
         }
     }
 
-    /// The same model for a deployment that counts into `stats`, and has this weight among those
-    /// that share the engine.
-    pub fn of_deployment(self, stats: Arc<Stats>, weight: NonZeroU32) -> Model {
-        let caller = Caller { stats, weight };
-        Model { caller, ..self }
+    /// The same model for a deployment that has this weight among those that share the engine.
+    pub fn of_weight(self, weight: NonZeroU32) -> Model {
+        Model { weight, ..self }
     }
 
     /// Whether both are run by one loaded engine.
@@ -56,28 +53,52 @@ impl Model {
         self.engine.platform()
     }
 
-    pub fn stats(&self) -> &Stats {
-        &self.caller.stats
+    /// Calls that wait for the engine, of everybody who shares it.
+    pub fn waiting(&self) -> usize {
+        self.engine.waiting()
+    }
+
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Runs the model. A dropped future gives up the call: it is not run if it still waits, and
     /// its answer is thrown away if it runs.
     pub async fn infer(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
+        self.infer_observed(inputs, None).await
+    }
+
+    /// As [`Model::infer`], telling `observer` where the time went.
+    pub async fn infer_observed(
+        &self,
+        inputs: NamedTensors,
+        observer: Option<Arc<dyn RunObserver>>,
+    ) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.infer(inputs, called, &self.caller).await
+        let caller = self.caller(called, observer);
+        self.engine.infer(inputs, caller).await
     }
 
     /// Runs the model on this thread, however long it takes.
     pub fn infer_blocking(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.run(inputs, called, &self.caller.stats)
+        self.engine.run(inputs, &self.caller(called, None))
     }
 
     /// As [`Model::infer_blocking`], for calls that nobody made: the statistics do not see it.
     pub(crate) fn rehearse(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         self.engine.rehearse(self.signature().order_inputs(inputs)?)
+    }
+
+    fn caller(&self, called: Instant, observer: Option<Arc<dyn RunObserver>>) -> Caller {
+        Caller {
+            called,
+            stats: Arc::clone(&self.stats),
+            weight: self.weight,
+            observer,
+        }
     }
 
     fn order(&self, inputs: NamedTensors, called: Instant) -> Result<Vec<Tensor>, InferenceError> {

@@ -3,44 +3,73 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::{Histogram, HistogramSnapshot};
 
 /// Numbers of rows that are told apart; runs with others beyond these are counted in the sum only.
 const BATCH_SIZES_MAX: usize = 256;
 
 /// Counters that only grow. Each is exact; a snapshot taken during a call may have one of its
 /// counters and not yet another.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
     inferences: AtomicU64,
     executions: AtomicU64,
     success: Timer,
     fail: Timer,
-    queue: Timer,
+    queue: Histogram,
     compute_input: Timer,
-    compute_infer: Timer,
+    compute_infer: Histogram,
     compute_output: Timer,
+    /// Of each run.
+    rows: Histogram,
     cancelled: AtomicU64,
     last_inference_ms: AtomicU64,
     /// By the rows of a run.
     batches: Mutex<BTreeMap<u64, BatchTimes>>,
 }
 
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            inferences: AtomicU64::default(),
+            executions: AtomicU64::default(),
+            success: Timer::default(),
+            fail: Timer::default(),
+            queue: Histogram::of_durations(),
+            compute_input: Timer::default(),
+            compute_infer: Histogram::of_durations(),
+            compute_output: Timer::default(),
+            rows: Histogram::of_rows(),
+            cancelled: AtomicU64::default(),
+            last_inference_ms: AtomicU64::default(),
+            batches: Mutex::default(),
+        }
+    }
+}
+
 /// Where the time of one call went.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
+pub struct Times {
     /// From the call to the start of its run.
-    pub(crate) queue: Duration,
+    pub queue: Duration,
     /// Joining it with others.
-    pub(crate) compute_input: Duration,
+    pub compute_input: Duration,
     /// Within the engine.
-    pub(crate) compute_infer: Duration,
+    pub compute_infer: Duration,
     /// Taking the answers of the others from it.
-    pub(crate) compute_output: Duration,
+    pub compute_output: Duration,
+}
+
+/// Is told of each run that one caller asked for, in the middle of it: it must not block.
+pub trait RunObserver: Send + Sync {
+    /// A call made at `called` has its answer.
+    fn ran(&self, called: Instant, times: &Times);
 }
 
 /// The counters at one moment. Times are sums.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsSnapshot {
     /// Rows that were inferred successfully; a call of a model without a batch dimension is one.
     pub inference_count: u64,
@@ -64,6 +93,12 @@ pub struct StatsSnapshot {
     pub last_inference_ms: u64,
     /// Runs by their rows, the fewest first.
     pub batches: Vec<(u64, BatchTimes)>,
+    /// `queue`, call by call in nanoseconds.
+    pub queue_times: HistogramSnapshot,
+    /// `compute_infer`, call by call in nanoseconds.
+    pub compute_times: HistogramSnapshot,
+    /// Rows of each run.
+    pub rows: HistogramSnapshot,
 }
 
 /// Of the runs with one number of rows.
@@ -87,18 +122,23 @@ impl Stats {
             .iter()
             .map(|(rows, times)| (*rows, *times))
             .collect();
+        let queue_times = self.queue.snapshot();
+        let compute_times = self.compute_infer.snapshot();
         StatsSnapshot {
             inference_count: self.inferences.load(Ordering::Relaxed),
             execution_count: self.executions.load(Ordering::Relaxed),
             success: self.success.read(),
             fail: self.fail.read(),
-            queue: self.queue.read(),
+            queue: Timing::of(&queue_times),
             compute_input: self.compute_input.read(),
-            compute_infer: self.compute_infer.read(),
+            compute_infer: Timing::of(&compute_times),
             compute_output: self.compute_output.read(),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             last_inference_ms: self.last_inference_ms.load(Ordering::Relaxed),
             batches,
+            queue_times,
+            compute_times,
+            rows: self.rows.snapshot(),
         }
     }
 
@@ -123,9 +163,9 @@ impl Stats {
         } = times;
         self.success
             .add(queue + compute_input + compute_infer + compute_output);
-        self.queue.add(queue);
+        self.queue.add_duration(queue);
         self.compute_input.add(compute_input);
-        self.compute_infer.add(compute_infer);
+        self.compute_infer.add_duration(compute_infer);
         self.compute_output.add(compute_output);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
@@ -135,6 +175,7 @@ impl Stats {
     /// One run of the engine, for one call or for several.
     pub(crate) fn executed(&self, rows: u64, times: Times) {
         self.executions.fetch_add(1, Ordering::Relaxed);
+        self.rows.add(rows);
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         // A number of rows that only one caller ever sent is no batch to remember for ever.
         if batches.len() < BATCH_SIZES_MAX || batches.contains_key(&rows) {
@@ -176,6 +217,13 @@ impl Timer {
 }
 
 impl Timing {
+    fn of(times: &HistogramSnapshot) -> Self {
+        Self {
+            count: times.count(),
+            ns: times.sum,
+        }
+    }
+
     fn add(&mut self, took: Duration) {
         self.count += 1;
         self.ns = self.ns.saturating_add(nanoseconds(took));

@@ -7,6 +7,7 @@
 //! [`overstayed`]: Connection::overstayed
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -38,6 +39,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
     /// Requests whose answer is not made yet.
     answering: AtomicUsize,
     state: Mutex<State>,
@@ -84,8 +86,9 @@ impl Held {
 }
 
 impl Connection {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(peer: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
+            peer,
             answering: AtomicUsize::new(0),
             state: Mutex::new(State {
                 asked: false,
@@ -188,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_client_has_its_time_and_no_more() {
-        let connection = Connection::new();
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
         let later = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
         assert_eq!(connection.look(later(9), false), None);
         assert_eq!(connection.look(later(11), false), Some("it does not ask"));
@@ -220,7 +223,7 @@ mod tests {
     #[test]
     fn what_a_request_holds_goes_with_its_answer() {
         let places = Arc::new(Semaphore::new(2));
-        let connection = Connection::new();
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
         let answer = |bytes: usize| {
             let held = Arc::new(Held::default());
             held.keep(Arc::clone(&places).try_acquire_owned().unwrap());

@@ -87,11 +87,9 @@ impl Control {
         let mut restore = Vec::new();
         for record in self.state.records()? {
             if !record.loaded {
-                self.deployments.put(&Arc::new(Deployment {
-                    telemetry: Arc::new(Telemetry::new(&record.name)),
-                    record,
-                    serving: Err(NotServing::Unloaded),
-                }));
+                let telemetry = Arc::new(Telemetry::new(&record.name));
+                let unloaded = Deployment::new(record, telemetry, Err(NotServing::Unloaded));
+                self.deployments.put(&Arc::new(unloaded));
                 continue;
             }
             let waiting = Waiting {
@@ -99,11 +97,11 @@ impl Control {
                 telemetry: Arc::new(Telemetry::new(&record.name)),
                 record,
             };
-            self.deployments.put(&Arc::new(Deployment {
-                record: waiting.record.clone(),
-                telemetry: Arc::clone(&waiting.telemetry),
-                serving: Err(NotServing::Starting),
-            }));
+            self.deployments.put(&Arc::new(Deployment::new(
+                waiting.record.clone(),
+                Arc::clone(&waiting.telemetry),
+                Err(NotServing::Starting),
+            )));
             restore.push(waiting);
         }
         Ok(Restore(restore))
@@ -151,11 +149,9 @@ impl Control {
                 );
             }
         }
-        self.deployments.put(&Arc::new(Deployment {
-            record,
-            telemetry,
-            serving: serving.map_err(NotServing::Failed),
-        }));
+        let serving = serving.map_err(NotServing::Failed);
+        let deployment = Deployment::new(record, telemetry, serving);
+        self.deployments.put(&Arc::new(deployment));
         drop(change);
     }
 
@@ -223,11 +219,7 @@ impl Control {
             digest = %record.digest,
             "deployed"
         );
-        let deployment = Arc::new(Deployment {
-            record,
-            telemetry,
-            serving: Ok(revision),
-        });
+        let deployment = Arc::new(Deployment::new(record, telemetry, Ok(revision)));
         self.deployments.put(&deployment);
         Ok(deployment)
     }
@@ -329,11 +321,9 @@ impl Control {
         let _recording = self.recording.lock().await;
         let written = record.clone();
         self.write(move |state| state.put(&written)).await?;
-        self.deployments.put(&Arc::new(Deployment {
-            record,
-            telemetry: Arc::clone(&current.telemetry),
-            serving,
-        }));
+        let telemetry = Arc::clone(&current.telemetry);
+        let next = Deployment::new(record, telemetry, serving);
+        self.deployments.put(&Arc::new(next));
         Ok(())
     }
 

@@ -3,19 +3,26 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use dunlin_inference::{Model, Signature};
 use dunlin_sandbox::Predictor;
-use edge_config::Limits;
+use edge_config::{Limits, Monitoring};
 
-use crate::{state::Record, telemetry::Telemetry, turns::Share};
+use crate::{
+    state::Record,
+    telemetry::{Figures, Telemetry},
+    turns::Share,
+};
 
 /// A deployment as it was at one moment. A change makes a new one; requests in flight keep theirs.
 pub(crate) struct Deployment {
     pub(crate) record: Record,
     pub(crate) telemetry: Arc<Telemetry>,
+    /// What this revision counts, in `telemetry` too.
+    pub(crate) figures: Arc<Figures>,
     pub(crate) serving: Result<Revision, NotServing>,
 }
 
@@ -32,12 +39,43 @@ pub(crate) enum NotServing {
 
 /// A package that is loaded, checked and warm.
 pub(crate) struct Revision {
-    pub(crate) predictor: Option<Predictor>,
+    pub(crate) predictor: Option<Arc<Predictor>>,
     pub(crate) models: BTreeMap<String, Model>,
     /// How its models are run: as the package says, but for what a load changed.
     pub(crate) settings: Vec<edge_config::Model>,
     pub(crate) limits: Limits,
-    pub(crate) share: Share,
+    pub(crate) monitoring: Option<Monitoring>,
+    pub(crate) share: Arc<Share>,
+}
+
+impl Deployment {
+    pub(crate) fn new(
+        record: Record,
+        telemetry: Arc<Telemetry>,
+        serving: Result<Revision, NotServing>,
+    ) -> Self {
+        let figures = telemetry.figures(record.revision);
+        if let Ok(revision) = &serving {
+            let models = revision.models.iter();
+            let stats = models.map(|(name, model)| (name.clone(), Arc::clone(model.stats())));
+            figures.set_models(stats.collect());
+            if let Some(monitoring) = &revision.monitoring {
+                figures.monitor(monitoring.clone());
+            }
+        }
+        Self {
+            record,
+            telemetry,
+            figures,
+            serving,
+        }
+    }
+
+    /// A request has its answer, after so long.
+    pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
+        self.telemetry.answered(status, elapsed);
+        self.figures.answered(status, elapsed);
+    }
 }
 
 /// What an Open Inference Protocol model name leads to.

@@ -3,6 +3,7 @@
 //! [`run`] is the whole life of one. `control` is the only writer of the node's state; requests read
 //! it with one atomic load. Only `http` knows status codes, and nothing here names an engine.
 
+mod account;
 mod connection;
 mod control;
 mod deployment;
@@ -10,6 +11,7 @@ mod error;
 mod http;
 mod keyed_lock;
 mod loader;
+mod log;
 mod log_writer;
 mod logs;
 mod memory;
@@ -20,11 +22,13 @@ mod server;
 mod state;
 mod telemetry;
 mod token;
+mod traces;
 mod turns;
 
 pub use dunlin_sandbox::{Compiler, compile};
 pub use error::NodeError;
 #[doc(hidden)] // For `benches/`.
 pub use http::parse_tensor_json;
+pub use log::Log;
 pub use log_writer::LogWriter;
 pub use server::{Ready, run};

@@ -123,13 +123,15 @@ impl Loader {
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
         let settings = settings(package, model_config)?;
-        let models = self.load_models(package, &settings, telemetry).await?;
+        let models = self.load_models(package, &settings).await?;
+        let predictor = self.start_predictor(package, &models, telemetry).await?;
         Ok(Revision {
-            predictor: self.start_predictor(package, &models, telemetry).await?,
+            predictor: predictor.map(Arc::new),
             models,
             settings,
             limits: package.deployment().limits,
-            share: Share::new(&package.deployment().limits),
+            monitoring: package.deployment().monitoring.clone(),
+            share: Arc::new(Share::new(&package.deployment().limits)),
         })
     }
 
@@ -137,7 +139,6 @@ impl Loader {
         &self,
         package: &Package,
         settings: &[edge_config::Model],
-        telemetry: &Telemetry,
     ) -> Result<BTreeMap<String, Model>, ChangeError> {
         let turn = self.model_loads.acquire().await;
         let _turn = turn.expect("nobody closes the semaphore");
@@ -145,8 +146,7 @@ impl Loader {
         for model in settings {
             let name = model.name.to_string();
             let loaded = self.load_model(package, model).await?;
-            let weight = package.deployment().limits.weight;
-            let loaded = loaded.of_deployment(telemetry.model(&name), weight);
+            let loaded = loaded.of_weight(package.deployment().limits.weight);
             models.insert(name, loaded);
         }
         Ok(models)

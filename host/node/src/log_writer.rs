@@ -80,6 +80,19 @@ impl LogWriter {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
+    /// Keeps one line, its end included, or drops it. Never waits.
+    pub(crate) fn line(&self, line: Vec<u8>) {
+        let mut lines = self.0.lock();
+        if lines.bytes + line.len() > QUEUED_BYTES_MAX {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            lines.bytes += line.len();
+            lines.waiting.push_back(line);
+            drop(lines);
+            self.0.changed.notify_all();
+        }
+    }
+
     /// Waits until everything is written, but no longer than `patience`.
     pub fn finish(&self, patience: Duration) {
         let lines = self.0.lock();
@@ -91,15 +104,7 @@ impl LogWriter {
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut lines = self.0.lock();
-        if lines.bytes + line.len() > QUEUED_BYTES_MAX {
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
-        } else {
-            lines.bytes += line.len();
-            lines.waiting.push_back(line.to_owned());
-            drop(lines);
-            self.0.changed.notify_all();
-        }
+        self.line(line.to_owned());
         Ok(line.len())
     }
 

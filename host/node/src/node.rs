@@ -19,13 +19,16 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    account::Accounts,
     control::{Control, Restore},
     error::NodeError,
     http::BodyBudget,
+    log::Log,
     memory,
     request_id::RequestIds,
     state::State,
     token::AdminToken,
+    traces::Traces,
     turns::Turns,
 };
 
@@ -34,6 +37,9 @@ pub(crate) struct Node {
     pub(crate) control: Arc<Control>,
     pub(crate) token: AdminToken,
     pub(crate) request_ids: RequestIds,
+    pub(crate) accounts: Accounts,
+    pub(crate) traces: Option<Arc<Traces>>,
+    pub(crate) log: Log,
     pub(crate) requests_in_flight: Arc<Semaphore>,
     pub(crate) turns: Turns,
     /// Of requests and answers, on both planes.
@@ -55,6 +61,7 @@ impl Node {
         config: edge_config::Node,
         data_dir: PathBuf,
         compiler: Option<Compiler>,
+        log: Log,
     ) -> Result<(Arc<Self>, Restore), NodeError> {
         let lock = claim(&data_dir)?;
         let token = AdminToken::open(&data_dir)?;
@@ -72,6 +79,7 @@ impl Node {
             &config,
         );
         let restore = control.restore().await?;
+        let traces = Traces::start(&config.traces).map(Arc::new);
         let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
             bodies: BodyBudget::new(config.body_memory_max),
@@ -79,6 +87,9 @@ impl Node {
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),
+            accounts: Accounts::new(config.log.access, log.writer().clone(), traces.clone()),
+            traces,
+            log,
             changes: TaskTracker::new(),
             starting: AtomicBool::new(true),
             draining: watch::Sender::new(false),

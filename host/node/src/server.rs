@@ -25,11 +25,15 @@ use crate::{
     connection::Connection,
     error::NodeError,
     http::{admin, data, grpc},
+    log::Log,
     node::Node,
 };
 
 /// A client has so long to send a request's head.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the last traces may take.
+const TRACES_PATIENCE: Duration = Duration::from_secs(2);
 
 const HTTP2_STREAMS_MAX: u32 = 256;
 const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
@@ -54,6 +58,7 @@ pub async fn run(
     config: edge_config::Node,
     data_dir: PathBuf,
     compiler: Option<Compiler>,
+    log: Log,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError> {
     let mut stop = Signals::listen()?;
@@ -64,7 +69,7 @@ pub async fn run(
         None => None,
     };
     let admin = listen("admin", config.admin.listen).await?;
-    let (node, restore) = Node::open(config, data_dir, compiler).await?;
+    let (node, restore) = Node::open(config, data_dir, compiler, log).await?;
     let ready = Ready {
         data: data.address,
         grpc: grpc.as_ref().map(|grpc| grpc.address),
@@ -116,6 +121,9 @@ pub async fn run(
             tracing::warn!("requests were still in flight after drain_timeout");
         }
         () = stop.wait() => tracing::warn!("stopped by a second signal"),
+    }
+    if let Some(traces) = &node.traces {
+        traces.flush(TRACES_PATIENCE).await;
     }
     Ok(())
 }
@@ -180,11 +188,11 @@ async fn serve<H, F, B>(
                 .expect("the semaphore is never closed");
             (permit, accept(&listener).await)
         };
-        let (permit, stream) = tokio::select! {
+        let (permit, (stream, peer)) = tokio::select! {
             accepted = accept => accepted,
             () = node.drained() => break,
         };
-        let (client, draining) = (Connection::new(), node.draining());
+        let (client, draining) = (Connection::new(peer), node.draining());
         let service = service_fn({
             let (node, client, handle) = (Arc::clone(&node), Arc::clone(&client), handle.clone());
             move |request| {
@@ -232,15 +240,15 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// The next connection. Running out of file descriptors passes: connections close.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms a request.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY is not set");
                 }
-                return stream;
+                return (stream, peer);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");

@@ -114,9 +114,9 @@ async fn start() -> dunlin_node::Ready {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let on_ready = |ready: &dunlin_node::Ready| drop(sender.send(ready.clone()));
-        dunlin_node::run(config, folder.path().to_owned(), None, on_ready)
-            .await
-            .unwrap();
+        let log = dunlin_node::Log::start(&config.log, false).unwrap();
+        let run = dunlin_node::run(config, folder.path().to_owned(), None, log, on_ready);
+        run.await.unwrap();
     });
     receiver.await.unwrap()
 }

@@ -112,7 +112,10 @@ fn refuse_import(import: &Import, grants: &Grants) -> Option<String> {
         })
     };
     match (package, item) {
-        ("dunlin:predictor", "types" | "logging" | "metrics" | "clock" | "random") => {
+        (
+            "dunlin:predictor",
+            "types" | "logging" | "metrics" | "streaming" | "clock" | "random",
+        ) => {
             if !is_interface_0_1(name) {
                 return Some("this node has version 0.1; build it with a fitting SDK".to_owned());
             }

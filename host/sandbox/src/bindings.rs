@@ -11,11 +11,13 @@ mod generated {
         ownership: Borrowing { duplicate_if_necessary: true },
         imports: {
             "wasi:nn/graph.load": async | trappable,
+            "dunlin:predictor/streaming.[method]body-writer.write": async | trappable,
             "wasi:nn/inference.[method]graph-execution-context.compute": async | trappable,
             default: trappable,
         },
         exports: { default: async },
         with: {
+            "dunlin:predictor/streaming.body-writer": crate::streaming::GuestWriter,
             "wasi:nn/tensor.tensor": crate::wasi_nn::GuestTensor,
             "wasi:nn/graph.graph": crate::wasi_nn::GuestGraph,
             "wasi:nn/inference.graph-execution-context": crate::wasi_nn::GuestContext,
@@ -25,6 +27,6 @@ mod generated {
 }
 
 pub(crate) use generated::TensorPredictor as World;
-pub(crate) use generated::dunlin::predictor::{clock, logging, metrics, random, types};
+pub(crate) use generated::dunlin::predictor::{clock, logging, metrics, random, streaming, types};
 pub(crate) use generated::exports::dunlin::predictor::{handler, tensor_handler};
 pub(crate) use generated::wasi::nn;

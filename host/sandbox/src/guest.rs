@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_inference::{Model, Registry};
+use dunlin_inference::{Model, Registry, RunObserver};
 use edge_config::{Grants, Limits};
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 use wasmtime_wasi::{
@@ -20,6 +20,7 @@ use crate::{
     call_log::{CallLog, GuestOutput},
     error::CallError,
     observer::{LogLevel, Observer},
+    streaming::Outlet,
 };
 
 /// Tensors, graphs and streams that a guest may hold at once.
@@ -47,6 +48,10 @@ pub(crate) struct Guest {
     pub(crate) started: Instant,
     wasi: WasiCtx,
     pub(crate) log: CallLog,
+    /// Of the models that the call at hand runs.
+    pub(crate) runs: Option<Arc<dyn RunObserver>>,
+    /// Where the call at hand may begin an answer.
+    pub(crate) outlet: Option<Outlet>,
     memory_denied: bool,
 }
 
@@ -62,13 +67,21 @@ impl Guest {
             table,
             started: Instant::now(),
             log,
+            runs: None,
+            outlet: None,
             memory_denied: false,
             shared,
         }
     }
 
-    /// What the guest logs from here on belongs to this request.
-    pub(crate) fn begin_call(&mut self, request_id: &str) {
+    /// What the guest logs and runs from here on belongs to this request.
+    pub(crate) fn begin_call(
+        &mut self,
+        request_id: &str,
+        runs: Option<Arc<dyn RunObserver>>,
+        outlet: Option<Outlet>,
+    ) {
+        (self.runs, self.outlet) = (runs, outlet);
         self.log.begin(request_id);
         // A guest that was refused memory and lived on is not to blame for it in a later call.
         self.memory_denied = false;

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use dunlin_inference::{Signature, Tensor};
-use tokio::time::Instant;
+use dunlin_inference::{RunObserver, Signature, Tensor};
+use tokio::{sync::oneshot, time::Instant};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
         CallError, GuestFailure, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX, ResponseExcess,
     },
     guest::{Guest, Shared},
+    streaming::{Outlet, Stream},
     tensors,
 };
 
@@ -32,6 +33,21 @@ pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+}
+
+/// What became of a call, and where its time went.
+#[derive(Debug)]
+pub struct Called<T> {
+    pub answer: Result<T, CallError>,
+    pub times: CallTimes,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CallTimes {
+    /// Until an instance took the call, or none could.
+    pub instance_wait: Duration,
+    /// Within the predictor, where an instance took it.
+    pub guest: Option<Duration>,
 }
 
 /// By when a call must have its answer.
@@ -53,6 +69,10 @@ impl Deadline {
     #[must_use]
     pub fn at(&self) -> Instant {
         self.at
+    }
+
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
     }
 
     pub(crate) fn exceeded(&self) -> CallError {
@@ -83,7 +103,7 @@ impl Instance {
         deadline: Deadline,
     ) -> Result<Self, CallError> {
         let mut instance = Self::instantiate(sandbox, program, shared).await?;
-        instance.store.data_mut().begin_call("");
+        instance.store.data_mut().begin_call("", None, None);
         let init = instance.handler.call_init(&mut instance.store, config);
         let outcome = before(deadline, init).await;
         outcome
@@ -149,8 +169,10 @@ impl Instance {
         &mut self,
         request: Request<'_>,
         deadline: Deadline,
+        runs: Option<Arc<dyn RunObserver>>,
+        stream: oneshot::Sender<Stream>,
     ) -> Result<Response, CallError> {
-        self.begin(request.id);
+        self.begin(request.id, runs, Some(Outlet::new(stream, deadline)));
         let call = self.handler.call_predict(&mut self.store, request);
         let outcome = before(deadline, call).await;
         let response = outcome
@@ -182,8 +204,9 @@ impl Instance {
         request_id: &str,
         inputs: &[(String, Tensor)],
         deadline: Deadline,
+        runs: Option<Arc<dyn RunObserver>>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
-        self.begin(request_id);
+        self.begin(request_id, runs, None);
         let Some(handler) = &self.tensors else {
             return Err(CallError::NoTensorHandler);
         };
@@ -200,9 +223,14 @@ impl Instance {
         outputs.into_iter().map(tensors::to_host).collect()
     }
 
-    fn begin(&mut self, request_id: &str) {
+    fn begin(
+        &mut self,
+        request_id: &str,
+        runs: Option<Arc<dyn RunObserver>>,
+        outlet: Option<Outlet>,
+    ) {
         self.calls += 1;
-        self.store.data_mut().begin_call(request_id);
+        self.store.data_mut().begin_call(request_id, runs, outlet);
     }
 
     fn check_size(&self, size: u64) -> Result<(), CallError> {
@@ -222,7 +250,7 @@ impl Instance {
     }
 }
 
-fn check_headers(headers: &[(String, String)]) -> Result<(), CallError> {
+pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<(), CallError> {
     let sizes = headers.iter().map(|(name, value)| name.len() + value.len());
     let (count, size) = (headers.len(), sizes.sum());
     if count > RESPONSE_HEADERS_MAX || size > RESPONSE_HEADER_BYTES_MAX {

@@ -16,13 +16,15 @@ mod instance;
 mod observer;
 mod pool;
 mod predictor;
+mod streaming;
 mod tensors;
 mod wasi_nn;
 
 pub use compiler::{Compiler, compile};
 pub use engine::{Sandbox, SandboxConfig};
 pub use error::{CallError, GuestFailure, ResponseExcess, SandboxError};
-pub use instance::{Deadline, Request, Response};
+pub use instance::{CallTimes, Called, Deadline, Request, Response};
 pub use observer::{LogEntry, LogLevel, Measurement, Observer};
 pub use pool::InstanceCounts;
 pub use predictor::{Predictor, PredictorSpec};
+pub use streaming::{STREAM_BUFFER_BYTES, Stream};

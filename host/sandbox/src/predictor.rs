@@ -1,17 +1,23 @@
 //! A predictor that is ready to answer: its code, its models, its instances.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use dunlin_inference::{Model, Registry, Signature, Tensor};
+use dunlin_inference::{Model, Registry, RunObserver, Signature, Tensor};
 use edge_config::{Grants, Instances, Limits};
+use tokio::sync::oneshot;
 
 use crate::{
     engine::Sandbox,
     error::{CallError, SandboxError},
     guest::Shared,
-    instance::{Deadline, Request, Response},
+    instance::{CallTimes, Called, Deadline, Instance, Request, Response},
     observer::Observer,
     pool::{InstanceCounts, Pool},
+    streaming::Stream,
 };
 
 /// What a predictor is made from.
@@ -93,21 +99,21 @@ impl Predictor {
         Ok(Self { pool, signature })
     }
 
-    /// Runs the predictor's `predict`. Dropping the future ends the call and its instance.
+    /// Runs the predictor's `predict`; `runs` is told of its models' runs. Dropping the future ends
+    /// the call and its instance. Whatever comes of it, the predictor itself stays usable.
     ///
-    /// # Errors
-    /// See [`CallError`]. The predictor itself stays usable.
+    /// An answer in pieces comes by `stream`; what this gives then only says how it ended.
     pub async fn predict(
         &self,
         request: Request<'_>,
         deadline: Deadline,
-    ) -> Result<Response, CallError> {
-        let mut lease = self.pool.take(deadline).await?;
-        let answer = lease.instance.predict(request, deadline).await;
-        if reusable(&answer) {
-            lease.give_back();
-        }
-        answer
+        runs: Option<Arc<dyn RunObserver>>,
+        stream: oneshot::Sender<Stream>,
+    ) -> Called<Response> {
+        self.call(deadline, async |instance| {
+            instance.predict(request, deadline, runs, stream).await
+        })
+        .await
     }
 
     /// The tensors that the predictor's own `infer` takes and gives, where it has one.
@@ -116,22 +122,44 @@ impl Predictor {
         self.signature.as_ref()
     }
 
-    /// Runs the predictor's `infer`.
-    ///
-    /// # Errors
-    /// As for [`Predictor::predict`], and [`CallError::NoTensorHandler`].
+    /// Runs the predictor's `infer`, where it has one: else it is [`CallError::NoTensorHandler`].
     pub async fn infer(
         &self,
         request_id: &str,
         inputs: &[(String, Tensor)],
         deadline: Deadline,
-    ) -> Result<Vec<(String, Tensor)>, CallError> {
-        let mut lease = self.pool.take(deadline).await?;
-        let answer = lease.instance.infer(request_id, inputs, deadline).await;
+        runs: Option<Arc<dyn RunObserver>>,
+    ) -> Called<Vec<(String, Tensor)>> {
+        self.call(deadline, async |instance| {
+            instance.infer(request_id, inputs, deadline, runs).await
+        })
+        .await
+    }
+
+    async fn call<T>(
+        &self,
+        deadline: Deadline,
+        call: impl AsyncFnOnce(&mut Instance) -> Result<T, CallError>,
+    ) -> Called<T> {
+        let called = Instant::now();
+        let taken = self.pool.take(deadline).await;
+        let mut times = CallTimes {
+            instance_wait: called.elapsed(),
+            guest: None,
+        };
+        let mut lease = match taken {
+            Ok(lease) => lease,
+            Err(error) => {
+                let answer = Err(error);
+                return Called { answer, times };
+            }
+        };
+        let answer = call(&mut lease.instance).await;
+        times.guest = Some(called.elapsed() - times.instance_wait);
         if reusable(&answer) {
             lease.give_back();
         }
-        answer
+        Called { answer, times }
     }
 
     #[must_use]

@@ -276,7 +276,7 @@ impl inference::HostGraphExecutionContext for Guest {
                 }
             }
         }
-        let outputs = match model.infer(tensors).await {
+        let outputs = match model.infer_observed(tensors, self.runs.clone()).await {
             Ok(outputs) => outputs,
             Err(error) => return self.refuse(code_of(&error), one_line(&error)),
         };

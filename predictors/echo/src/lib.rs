@@ -1,13 +1,16 @@
 //! A predictor without a model: whatever is asked comes back, a request as JSON and tensors as they
 //! are. For trying a node out, and as the smallest predictor there is.
+//!
+//! `GET /echo/events` answers with server-sent events, `?count=` of them or as many as the caller
+//! stays for, and `GET /echo/events.html` is a page that reads them.
 
 mod base64;
 
 use std::collections::BTreeMap;
 
 use dunlin_sdk::{
-    Config, DType, Error, Form, Payload, Predictor, Request, Response, Signature, TensorPredictor,
-    TensorSpec, Tensors,
+    Config, DType, Error, Form, Payload, Predictor, Request, Response, Signature, StreamError,
+    TensorPredictor, TensorSpec, Tensors, log,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -22,6 +25,14 @@ impl Predictor for Echo {
     }
 
     fn predict(&mut self, request: Request) -> Result<Response, Error> {
+        match request.path() {
+            "/events" => return events(&request),
+            "/events.html" => {
+                let page = Response::text(include_str!("events.html"));
+                return Ok(page.with_header("content-type", "text/html; charset=utf-8"));
+            }
+            _ => {}
+        }
         let content_type = request.content_type();
         Response::json(&Answer {
             id: request.id(),
@@ -36,6 +47,24 @@ impl Predictor for Echo {
             },
         })
     }
+}
+
+/// Numbers from 1 on, each an event of its own.
+fn events(request: &Request) -> Result<Response, Error> {
+    let count = request.query("count").map(str::parse::<u64>).transpose();
+    let count = count.map_err(|error| Error::bad_request(format_args!("count: {error}")))?;
+    let mut events = Response::events()?;
+    for number in 1..=count.unwrap_or(u64::MAX) {
+        match events.send(&number.to_string()) {
+            Ok(()) => {}
+            Err(StreamError::Closed) => {
+                log::info!("the caller has left", events = number - 1);
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(events.finish())
 }
 
 /// `numbers` and `words` go through `/v2/models/echo/infer` and come back.
@@ -137,7 +166,7 @@ fn by_name(fields: &[(String, String)]) -> BTreeMap<&str, Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_sdk::Tensor;
+    use dunlin_sdk::{Tensor, testing};
     use serde_json::json;
 
     use super::*;
@@ -184,6 +213,19 @@ mod tests {
             "headers": {"x-one": ["1"]}, "content_type": null, "body": null,
         });
         assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn events_come_one_by_one() {
+        let request = Request::new("GET", "/events").with_query("count", "2");
+        Echo.predict(request).unwrap();
+        let streamed = testing::streamed().unwrap();
+        assert_eq!(streamed.pieces, [b"data: 1\n\n", b"data: 2\n\n"]);
+
+        testing::caller_leaves_after(3);
+        Echo.predict(Request::new("GET", "/events")).unwrap();
+        assert_eq!(testing::streamed().unwrap().pieces.len(), 3);
+        assert_eq!(testing::logs()[0].message, "the caller has left");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::log::Level;
 use crate::model::{Encoding, ErrorCode, ModelError};
+use crate::stream::StreamError;
 use crate::tensor::Tensor;
 use crate::tensors::Tensors;
 use crate::testing;
@@ -39,6 +40,37 @@ impl Session {
             .map(|(name, tensor)| (name.as_ref(), tensor.clone()))
             .collect();
         self.model.run(&inputs)
+    }
+}
+
+/// Keeps the pieces for [`testing::streamed`].
+#[derive(Debug)]
+pub(crate) struct BodyWriter;
+
+impl BodyWriter {
+    pub(crate) fn start(status: u16, headers: Vec<(String, String)>) -> Result<Self, StreamError> {
+        testing::with(|state| {
+            if state.streamed.is_some() {
+                return Err(StreamError::Refused);
+            }
+            state.streamed = Some(testing::Streamed {
+                status,
+                headers,
+                pieces: Vec::new(),
+            });
+            Ok(Self)
+        })
+    }
+
+    pub(crate) fn write(&mut self, piece: &[u8]) -> Result<(), StreamError> {
+        testing::with(|state| {
+            let streamed = state.streamed.as_mut().ok_or(StreamError::Closed)?;
+            if state.caller_leaves_after == Some(streamed.pieces.len()) {
+                return Err(StreamError::Closed);
+            }
+            streamed.pieces.push(piece.to_vec());
+            Ok(())
+        })
     }
 }
 

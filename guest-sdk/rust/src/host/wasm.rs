@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use crate::bindings::dunlin::predictor::{clock, logging, metrics, random};
+use crate::bindings::dunlin::predictor::{clock, logging, metrics, random, streaming};
 use crate::bindings::wasi::nn::{errors, graph, inference, tensor};
 use crate::dtype::DType;
 use crate::log::Level;
 use crate::model::{Encoding, ErrorCode, ModelError};
+use crate::stream::StreamError;
 use crate::tensor::Tensor;
 use crate::tensors::Tensors;
 
@@ -23,6 +24,35 @@ pub(crate) struct Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Session")
+    }
+}
+
+/// An answer that was begun.
+pub(crate) struct BodyWriter(streaming::BodyWriter);
+
+impl fmt::Debug for BodyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyWriter")
+    }
+}
+
+impl BodyWriter {
+    pub(crate) fn start(status: u16, headers: Vec<(String, String)>) -> Result<Self, StreamError> {
+        let writer = streaming::BodyWriter::start(status, &headers);
+        writer.map(Self).map_err(stream_error)
+    }
+
+    pub(crate) fn write(&mut self, piece: &[u8]) -> Result<(), StreamError> {
+        self.0.write(piece).map_err(stream_error)
+    }
+}
+
+fn stream_error(error: streaming::StreamError) -> StreamError {
+    match error {
+        streaming::StreamError::Closed => StreamError::Closed,
+        streaming::StreamError::Deadline => StreamError::Deadline,
+        streaming::StreamError::TooLarge => StreamError::TooLarge,
+        streaming::StreamError::Refused => StreamError::Refused,
     }
 }
 

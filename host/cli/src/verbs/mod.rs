@@ -12,6 +12,7 @@ mod env;
 mod get;
 mod import;
 mod inspect;
+mod log_level;
 mod logs;
 mod new;
 mod package;
@@ -36,6 +37,7 @@ pub(crate) enum Verb {
     Predict(predict::Args),
     Compare(compare::Args),
     Logs(logs::Args),
+    LogLevel(log_level::Args),
     Delete(delete::Args),
     Serve(serve::Args),
     Backend(backend::Args),
@@ -60,6 +62,7 @@ impl Verb {
             Self::Predict(args) => predict::run(args, context).await,
             Self::Compare(args) => compare::run(args, context).await,
             Self::Logs(args) => logs::run(args, context).await,
+            Self::LogLevel(args) => log_level::run(args, context).await,
             Self::Delete(args) => delete::run(args, context).await,
             Self::Backend(args) => backend::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,

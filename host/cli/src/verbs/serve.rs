@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use dunlin_node::{LogWriter, NodeError, Ready};
-use edge_config::{Listen, LogFormat, LogLevel, Node};
+use dunlin_node::{Log, NodeError, Ready};
+use edge_config::{Listen, LogFormat, LogLevel, Node, Traces};
 use serde_json::json;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -78,7 +77,7 @@ enum LogFormatFlag {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogLevelFlag {
+pub(crate) enum LogLevelFlag {
     Error,
     Warn,
     Info,
@@ -97,11 +96,13 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut config = configuration(args)?;
     config.backends = paths::backends(config.backends)?;
+    config.traces.endpoint = endpoint(config.traces.endpoint)?;
     let data_dir = match config.data_dir.clone() {
         Some(data_dir) => data_dir,
         None => paths::data_dir()?,
     };
-    let log = start_log(&config)
+    // Standard output is for what was asked for.
+    let log = Log::start(&config.log, Style::of(&io::stderr()).is_on())
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the log", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.threads).unwrap_or(1))
@@ -109,15 +110,31 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the node", &error))?;
-    let served = runtime.block_on(serve(config, data_dir, context));
+    let served = runtime.block_on(serve(config, data_dir, log.clone(), context));
     // What was to finish has, or had its time: a model that is being loaded does not hold up the end,
     // and neither does a log that nobody reads.
     runtime.shutdown_background();
-    log.finish(LOG_PATIENCE);
+    log.writer().finish(LOG_PATIENCE);
     served
 }
 
-async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(), Failure> {
+/// OpenTelemetry's own variable, where the file does not say.
+fn endpoint(configured: Option<String>) -> Result<Option<String>, Failure> {
+    const VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    if configured.is_some() {
+        return Ok(configured);
+    }
+    let written = std::env::var(VARIABLE).ok().filter(|url| !url.is_empty());
+    let checked = written.map(|url| Traces::check_endpoint(&url)).transpose();
+    checked.map_err(|reason| Failure::new(Exit::Refused, format!("{VARIABLE}: {reason}")))
+}
+
+async fn serve(
+    config: Node,
+    data_dir: PathBuf,
+    log: Log,
+    context: &Context,
+) -> Result<(), Failure> {
     let output = context.output;
     let announced = |ready: &Ready| {
         let ready = ready.clone();
@@ -125,7 +142,7 @@ async fn serve(config: Node, data_dir: PathBuf, context: &Context) -> Result<(),
         std::thread::spawn(move || announce(&ready, output));
     };
     let compiler = Some(compile_component::command(config.guest_memory_max));
-    let served = dunlin_node::run(config, data_dir, compiler, announced).await;
+    let served = dunlin_node::run(config, data_dir, compiler, log, announced).await;
     served.map_err(|error| {
         let next = match &error {
             NodeError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
@@ -200,30 +217,6 @@ fn configuration(args: &Args) -> Result<Node, Failure> {
         };
     }
     Ok(config)
-}
-
-/// The log goes to standard error: standard output is for what was asked for.
-fn start_log(config: &Node) -> io::Result<LogWriter> {
-    let level = match config.log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let log_writer = LogWriter::stderr()?;
-    let writer = log_writer.clone();
-    let log = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_max_level(level)
-        .with_ansi(Style::of(&io::stderr()).is_on());
-    let started = match config.log.format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    // It fails only where a log was started before, and none was.
-    debug_assert!(started.is_ok());
-    Ok(log_writer)
 }
 
 /// Says where the node listens, where its token is and what to try next.

@@ -3,8 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use edge_config::LogLevel;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Incoming};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -24,6 +26,10 @@ use crate::{
 
 /// The longest that a follower of a log waits for an entry.
 const LOG_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A setting is a few words.
+const SETTING_BYTES_MAX: u64 = 4 << 10;
+const SETTING_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn handle(
     node: Arc<Node>,
@@ -77,6 +83,9 @@ async fn route(
         (["v1", "deployments", name], &Method::DELETE) => delete(node, (*name).to_owned()).await,
         (["v1", "deployments", name, "logs"], &Method::GET) => logs(&node, name, parts).await,
         (["v1", "node"], &Method::GET) => Ok(body::json(&node.describe())),
+        (["v1", "log"], &Method::GET) => Ok(log(&node)),
+        (["v1", "log"], &Method::PUT) => set_log(&node, &parts.headers, body).await,
+        (["v1", "log"], _) => Err(Failure::method_not_allowed("GET, PUT")),
         (["v1", "deployments"], _) => Err(Failure::method_not_allowed("GET, POST")),
         (["v1", "deployments", _], _) => Err(Failure::method_not_allowed("GET, DELETE")),
         (["v1", "node"] | ["v1", "deployments", _, "logs"], _) => {
@@ -108,11 +117,11 @@ pub(crate) fn authorize(node: &Node, headers: &HeaderMap) -> Result<(), Failure>
 }
 
 fn metrics(node: &Node) -> Response<ReplyBody> {
-    let text = metrics::scrape(&node.control, node.requests_in_flight());
+    let text = metrics::scrape(node);
     let mut response = Response::new(full(text));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        HeaderValue::from_static(metrics::CONTENT_TYPE),
     );
     response
 }
@@ -127,20 +136,21 @@ fn find(node: &Node, name: &str) -> Result<Arc<Deployment>, Failure> {
 fn describe(deployment: &Deployment) -> Value {
     let record = &deployment.record;
     let telemetry = &deployment.telemetry;
-    let responses = telemetry.responses();
-    let total: u64 = responses.iter().map(|counter| counter.get()).sum();
+    let mut requests = json!({
+        "total": telemetry.responses.total(),
+        "mean_ms": telemetry.mean_ms(),
+    });
+    for (class, count) in telemetry.responses.by_class() {
+        if matches!(class, "2xx" | "4xx" | "5xx") {
+            requests[class] = json!(count);
+        }
+    }
     let mut described = json!({
         "name": record.name,
         "revision": record.revision,
         "digest": record.digest.to_string(),
         "created_at": record.created_at,
-        "requests": {
-            "total": total,
-            "2xx": responses[1].get(),
-            "4xx": responses[3].get(),
-            "5xx": responses[4].get(),
-            "mean_ms": telemetry.mean_ms(),
-        },
+        "requests": requests,
     });
     match &deployment.serving {
         Err(NotServing::Starting) => described["status"] = json!("starting"),
@@ -232,6 +242,51 @@ async fn logs(node: &Node, name: &str, parts: &Parts) -> Result<Response<ReplyBo
     };
     let (entries, next) = found.unwrap_or_else(|| logs.since(after));
     Ok(body::json(&json!({ "entries": entries, "next": next })))
+}
+
+/// What is logged.
+fn log(node: &Node) -> Response<ReplyBody> {
+    body::json(&json!({ "level": node.log.level().as_str() }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogChange {
+    level: String,
+}
+
+/// The level is another until it is changed again, or the node restarts.
+async fn set_log(
+    node: &Node,
+    headers: &HeaderMap,
+    body: RequestBody,
+) -> Result<Response<ReplyBody>, Failure> {
+    let held = Held::default();
+    let read = body::read(headers, body, SETTING_BYTES_MAX, &node.bodies, &held);
+    let body = tokio::time::timeout(SETTING_TIME_MAX, read).await;
+    let body = body.map_err(|_elapsed| {
+        Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request body did not arrive",
+        )
+    })??;
+    let expected = "send {\"level\": …}, one of error, warn, info, debug, trace";
+    let change: LogChange = serde_json::from_slice(&body)
+        .map_err(|error| Failure::bad_request(format!("{expected}: {error}")))?;
+    let Some(level) = LogLevel::named(&change.level) else {
+        return Err(Failure::bad_request(format!(
+            "there is no level {:?}; {expected}",
+            change.level
+        )));
+    };
+    let before = node.log.level();
+    node.log.set_level(level);
+    tracing::info!(
+        before = before.as_str(),
+        now = level.as_str(),
+        "the log has another level"
+    );
+    Ok(log(node))
 }
 
 fn query(parts: &Parts, parameter: &str) -> Option<String> {

@@ -1,7 +1,7 @@
 //! Bodies: reading one within its bound, and the one kind that answers have.
 
 use std::{
-    io::{Read, Write as _},
+    io::{self, Read, Write as _},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,13 +22,52 @@ use tokio::runtime::Handle;
 use super::{
     budget::{BodyBudget, Reserved},
     failure::Failure,
+    stream::StreamBody,
 };
 use crate::connection::{Connection, Held};
 
-pub(crate) type ReplyBody = Full<Bytes>;
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) enum ReplyBody {
+    Whole(Full<Bytes>),
+    /// In pieces, as a predictor makes them.
+    Stream(Box<StreamBody>),
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => {
+                let frame = Pin::new(whole).poll_frame(context);
+                frame.map_err(|never| match never {})
+            }
+            Self::Stream(stream) => stream.poll_piece(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
 
 pub(crate) fn full(body: impl Into<Bytes>) -> ReplyBody {
-    Full::new(body.into())
+    ReplyBody::Whole(Full::new(body.into()))
 }
 
 /// Gives the answer to its connection: what the request holds is given back when the client has
@@ -40,12 +79,26 @@ pub(crate) fn owe(
     held: Arc<Held>,
 ) -> Result<Response<ReplyBody>, Failure> {
     let (parts, body) = response.into_parts();
-    let bytes = body.into_inner().unwrap_or_default();
-    budget.reserve(bytes.len() as u64)?.keep(&held);
-    Ok(Response::from_parts(
-        parts,
-        full(connection.owe(bytes, held)),
-    ))
+    let body = match body {
+        ReplyBody::Whole(whole) => {
+            let bytes = whole.into_inner().unwrap_or_default();
+            budget.reserve(bytes.len() as u64)?.keep(&held);
+            full(connection.owe(bytes, held))
+        }
+        ReplyBody::Stream(mut stream) => {
+            stream.owe(budget, connection, held)?;
+            ReplyBody::Stream(stream)
+        }
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// The bytes of a whole answer.
+pub(crate) fn bytes(response: &Response<ReplyBody>) -> Option<Bytes> {
+    match response.body() {
+        ReplyBody::Whole(whole) => whole.clone().into_inner(),
+        ReplyBody::Stream(_) => None,
+    }
 }
 
 pub(crate) fn json(body: &impl serde::Serialize) -> Response<ReplyBody> {
@@ -216,6 +269,7 @@ impl Encoding {
 }
 
 async fn collect(mut body: RequestBody, limit: u64, room: &mut Reserved) -> Result<Bytes, Failure> {
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(0);
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -234,6 +288,10 @@ async fn collect(mut body: RequestBody, limit: u64, room: &mut Reserved) -> Resu
             // Most bodies come in one piece, and that one is not copied.
             whole = data;
         } else {
+            if joined.is_empty() {
+                // A body that says how long it is grows into its place, and is never held twice.
+                joined.reserve(declared.max(whole.len() + data.len()));
+            }
             joined.extend_from_slice(&std::mem::take(&mut whole));
             joined.extend_from_slice(&data);
         }
@@ -291,7 +349,11 @@ pub(crate) async fn compressed(
     response.headers_mut().insert(header::VARY, vary);
     let encoding = Encoding::accepted(headers);
     let (mut parts, body) = response.into_parts();
-    let bytes = body.into_inner().unwrap_or_default();
+    let bytes = match body {
+        ReplyBody::Whole(whole) => whole.into_inner().unwrap_or_default(),
+        // Compressed, its pieces would not go out one by one.
+        stream @ ReplyBody::Stream(_) => return Ok(Response::from_parts(parts, stream)),
+    };
     if matches!(encoding, Encoding::Identity) || bytes.len() < COMPRESS_BYTES_MIN {
         return Ok(Response::from_parts(parts, full(bytes)));
     }
@@ -307,7 +369,7 @@ pub(crate) async fn compressed(
     Ok(Response::from_parts(parts, full(bytes)))
 }
 
-fn compress(bytes: &[u8], encoding: &Encoding) -> std::io::Result<Vec<u8>> {
+fn compress(bytes: &[u8], encoding: &Encoding) -> io::Result<Vec<u8>> {
     // Numbers hardly get smaller by trying harder.
     let level = Compression::fast();
     if matches!(encoding, Encoding::Deflate) {

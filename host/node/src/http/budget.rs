@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failure::Failure;
-use crate::connection::Held;
+use crate::{connection::Held, telemetry::Rejection};
 
 /// Permits are counted in these, so that 4 TiB fit in a `u32`.
 const UNIT: u64 = 1 << 10;
@@ -49,7 +49,8 @@ impl Reserved {
         let Ok(permit) = Arc::clone(&self.budget.0).try_acquire_many_owned(count) else {
             return Err(Failure::unavailable(
                 "the node holds as many bytes of requests and answers as it may (body_memory_max)",
-            ));
+            )
+            .because(Rejection::BodyMemory));
         };
         self.units += more;
         match &mut self.permit {

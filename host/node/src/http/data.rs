@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dunlin_sandbox::Deadline;
 use edge_config::Limits;
 use http::{Request, Response, StatusCode, request::Parts};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -17,10 +17,13 @@ use super::{
     routes::{self, Found},
 };
 use crate::{
+    account::Account,
     connection::{Connection, Held},
     deployment::Revision,
     node::Node,
     request_id,
+    telemetry::Rejection,
+    traces::Trace,
     turns::Share,
 };
 
@@ -33,6 +36,15 @@ pub(crate) struct Exchange {
     pub(crate) id: String,
     pub(crate) started: Instant,
     pub(crate) held: Arc<Held>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) account: Option<Arc<Account>>,
+}
+
+/// What of a request is needed to count its answer.
+pub(crate) struct Ticket {
+    pub(crate) id: String,
+    pub(crate) started: Instant,
+    pub(crate) account: Option<Arc<Account>>,
 }
 
 /// Answers every request; an error is an answer too.
@@ -43,19 +55,28 @@ pub(crate) async fn handle(
 ) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
+    let started = Instant::now();
+    let account = node.accounts.open(&id, connection.peer, started, &parts);
     let (bodies, held) = (node.bodies.clone(), Arc::new(Held::default()));
     let exchange = Exchange {
         node,
         held: Arc::clone(&held),
+        connection: Arc::clone(&connection),
         body: Some(RequestBody::new(&parts.headers, body)),
         parts,
         id: id.clone(),
-        started: Instant::now(),
+        started,
+        account: account.clone(),
     };
     let answer = route(exchange).await;
     let answer = answer.and_then(|response| body::owe(response, &bodies, &connection, held));
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
+    // An answer in pieces closes its account when it has ended.
+    if let (Some(account), ReplyBody::Whole(body)) = (account, response.body()) {
+        account.sends(body.size_hint().lower());
+        account.close(response.status().as_u16());
+    }
     response
 }
 
@@ -70,6 +91,19 @@ async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
 }
 
 impl Exchange {
+    /// The trace of the request, where it has one.
+    pub(crate) fn trace(&self) -> Option<&Arc<Trace>> {
+        self.account.as_ref()?.trace.as_ref()
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket {
+            id: self.id.clone(),
+            started: self.started,
+            account: self.account.clone(),
+        }
+    }
+
     pub(crate) fn deadline(&self, limits: &Limits) -> Result<Deadline, Failure> {
         deadline::of(&self.parts.headers, limits, self.started)
     }
@@ -83,6 +117,7 @@ impl Exchange {
     ) -> Result<Bytes, Failure> {
         let body = self.read(revision.limits.request_body, deadline).await?;
         self.node.take_places(Some(&revision.share), &self.held)?;
+        self.admitted(&body);
         Ok(body)
     }
 
@@ -94,7 +129,14 @@ impl Exchange {
     ) -> Result<Bytes, Failure> {
         let body = self.read(limit, deadline).await?;
         self.node.take_places(None, &self.held)?;
+        self.admitted(&body);
         Ok(body)
+    }
+
+    fn admitted(&self, body: &Bytes) {
+        if let Some(account) = &self.account {
+            account.admitted(body.len() as u64);
+        }
     }
 
     async fn read(&mut self, limit: u64, deadline: Deadline) -> Result<Bytes, Failure> {
@@ -109,6 +151,7 @@ impl Exchange {
                 StatusCode::REQUEST_TIMEOUT,
                 "the request body did not arrive within the deadline",
             )
+            .because(Rejection::RequestBodyTimeout)
         })?
     }
 }
@@ -118,7 +161,10 @@ impl Node {
     pub(crate) fn take_places(&self, share: Option<&Share>, held: &Held) -> Result<(), Failure> {
         let take = |places: &Arc<Semaphore>, full: &str| {
             let place = Arc::clone(places).try_acquire_owned();
-            held.keep(place.map_err(|_none_free| Failure::unavailable(full))?);
+            let place = place.map_err(|_none_free| {
+                Failure::unavailable(full).because(Rejection::RequestsInFlight)
+            });
+            held.keep(place?);
             Ok::<(), Failure>(())
         };
         if let Some(share) = share {

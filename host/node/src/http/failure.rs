@@ -6,7 +6,10 @@ use dunlin_sandbox::{CallError, GuestFailure};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::body::{ReplyBody, full};
-use crate::error::{ChangeError, NodeError};
+use crate::{
+    error::{ChangeError, NodeError},
+    telemetry::Rejection,
+};
 
 /// A request that is answered with an error.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Failure {
     message: String,
     /// For the log: the whole chain of what happened inside.
     inside: Option<String>,
+    /// The bound that was reached, where it was the node that turned the request away.
+    rejection: Option<Rejection>,
     /// What a path takes instead of the method that was used.
     allow: Option<&'static str>,
 }
@@ -26,6 +31,7 @@ impl Failure {
             status,
             message: message.into(),
             inside: None,
+            rejection: None,
             allow: None,
         }
     }
@@ -64,6 +70,7 @@ impl Failure {
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request body is larger than {limit} bytes"),
         )
+        .because(Rejection::RequestBody)
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -76,6 +83,16 @@ impl Failure {
             inside: Some(inside),
             ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
         }
+    }
+
+    /// Says which bound was reached.
+    pub(crate) fn because(mut self, rejection: Rejection) -> Self {
+        self.rejection = Some(rejection);
+        self
+    }
+
+    pub(crate) fn rejection(&self) -> Option<Rejection> {
+        self.rejection
     }
 
     fn with_inside(mut self, inside: &(dyn std::error::Error + 'static)) -> Self {
@@ -164,9 +181,13 @@ impl From<CallError> for Failure {
             CallError::Guest(GuestFailure::BadRequest(message)) => Self::bad_request(message),
             CallError::Guest(GuestFailure::Unavailable(message)) => Self::unavailable(message),
             CallError::Guest(GuestFailure::Internal(message)) => Self::internal(FAILED, message),
-            CallError::Overloaded => Self::unavailable(error.to_string()),
+            CallError::Overloaded => {
+                Self::unavailable(error.to_string()).because(Rejection::Instances)
+            }
             CallError::DeadlineExceeded(_) => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, error.to_string()).with_inside(&error)
+                Self::new(StatusCode::GATEWAY_TIMEOUT, error.to_string())
+                    .with_inside(&error)
+                    .because(Rejection::Deadline)
             }
             CallError::Trap(_)
             | CallError::OutOfMemory { .. }
@@ -185,8 +206,11 @@ impl From<InferenceError> for Failure {
             InferenceError::Unsupported { .. } => {
                 Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
             }
-            InferenceError::Overloaded { .. } | InferenceError::QueueTimeout { .. } => {
-                Self::unavailable(error.to_string())
+            InferenceError::Overloaded { .. } => {
+                Self::unavailable(error.to_string()).because(Rejection::ModelQueue)
+            }
+            InferenceError::QueueTimeout { .. } => {
+                Self::unavailable(error.to_string()).because(Rejection::QueueTimeout)
             }
             _ => Self::internal("the model failed", one_line(&error)),
         }

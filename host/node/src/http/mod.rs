@@ -12,6 +12,7 @@ mod oip;
 mod openapi;
 mod predict;
 mod routes;
+mod stream;
 mod upload;
 
 pub(crate) use budget::BodyBudget;

@@ -65,7 +65,7 @@ pub(super) async fn predict(
         .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;
     let model = model(revision, request.model.as_deref())?;
     let inputs = decode(request.inputs, model.signature())?;
-    let run = predict::run(model, inputs, deadline);
+    let run = predict::run(model, inputs, deadline, exchange.trace());
     let outputs = exchange.node.turns.share(&revision.share, run).await?;
     let answer = body::json(&Answer {
         outputs: Outputs(&outputs),

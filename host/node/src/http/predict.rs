@@ -1,17 +1,27 @@
 //! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
 //! answered by `models_alone`.
 
-use dunlin_inference::{Model, NamedTensors};
-use dunlin_sandbox::Deadline;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dunlin_inference::{Model, NamedTensors, one_line};
+use dunlin_sandbox::{CallError, Deadline, Predictor, Stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use tokio::sync::oneshot;
 
 use super::{
-    body::{ReplyBody, full},
-    data::Exchange,
+    body::{self, ReplyBody, full},
+    data::{Exchange, Ticket},
     failure::Failure,
     models_alone,
+    stream::StreamBody,
 };
-use crate::deployment::{Deployment, NotServing, Revision};
+use crate::{
+    deployment::{Deployment, NotServing, Revision},
+    telemetry::{Figures, Predictions, Rejection},
+    traces::{PredictorCall, Trace},
+    turns::Share,
+};
 
 /// Headers that are about a connection, or that the node sets itself.
 const OWN_HEADERS: [HeaderName; 7] = [
@@ -36,13 +46,51 @@ pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<Re
             _ => format!("no deployment \"{name}\" on this node"),
         }));
     };
-    let (started, id) = (exchange.started, exchange.id.clone());
+    let ticket = exchange.ticket();
     let answer = predict(exchange, &deployment, rest).await;
-    let response = answer.unwrap_or_else(|failure| failure.into_response(&id));
-    deployment
-        .telemetry
-        .answered(response.status().as_u16(), started.elapsed());
-    Ok(response)
+    if let (Some(predictions), Ok(response)) = (deployment.figures.predictions(), &answer) {
+        monitor(predictions, response);
+    }
+    Ok(count(&deployment, ticket, answer))
+}
+
+/// Counts what a successful JSON answer predicts.
+fn monitor(predictions: &Predictions, response: &Response<ReplyBody>) {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    let essence = content_type
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next());
+    let json =
+        essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"));
+    if json
+        && response.status().is_success()
+        && let Some(body) = body::bytes(response)
+    {
+        predictions.answered(&body);
+    }
+}
+
+/// The answer to a request that met a deployment, counted there.
+pub(super) fn count(
+    deployment: &Arc<Deployment>,
+    ticket: Ticket,
+    answer: Result<Response<ReplyBody>, Failure>,
+) -> Response<ReplyBody> {
+    if let Some(account) = &ticket.account {
+        account.met(deployment);
+    }
+    let mut response = answer.unwrap_or_else(|failure| {
+        if let Some(reason) = failure.rejection() {
+            deployment.telemetry.rejections.count(reason);
+        }
+        failure.into_response(&ticket.id)
+    });
+    let status = response.status().as_u16();
+    match response.body_mut() {
+        ReplyBody::Whole(_) => deployment.answered(status, ticket.started.elapsed()),
+        ReplyBody::Stream(stream) => stream.count(Arc::clone(deployment), ticket, status),
+    }
+    response
 }
 
 /// The revision that serves, or why none does.
@@ -56,6 +104,7 @@ pub(crate) fn serving(deployment: &Deployment) -> Result<&Revision, Failure> {
                 format!("deployment \"{name}\" did not come up after the node's last start")
             }
         })
+        .because(Rejection::NotServing)
     })
 }
 
@@ -64,8 +113,11 @@ pub(crate) async fn run(
     model: &Model,
     inputs: NamedTensors,
     deadline: Deadline,
+    trace: Option<&Arc<Trace>>,
 ) -> Result<NamedTensors, Failure> {
-    let answered = tokio::time::timeout_at(deadline.at(), model.infer(inputs)).await;
+    let runs = trace.map(|trace| trace.model_calls(trace.root));
+    let infer = model.infer_observed(inputs, runs);
+    let answered = tokio::time::timeout_at(deadline.at(), infer).await;
     Ok(answered.map_err(|_elapsed| late())??)
 }
 
@@ -74,11 +126,12 @@ pub(crate) fn late() -> Failure {
         StatusCode::GATEWAY_TIMEOUT,
         "the model did not answer within the deadline",
     )
+    .because(Rejection::Deadline)
 }
 
 async fn predict(
     mut exchange: Exchange,
-    deployment: &Deployment,
+    deployment: &Arc<Deployment>,
     path: &str,
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = serving(deployment)?;
@@ -87,45 +140,146 @@ async fn predict(
     };
     let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
-    let (parts, id) = (exchange.parts, exchange.id);
-    let query: Vec<_> =
-        form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
-    let query: Vec<(&str, &str)> = query
-        .iter()
-        .map(|(name, value)| (&**name, &**value))
-        .collect();
-    let headers: Vec<(&str, &str)> = parts
-        .headers
-        .iter()
-        // The body is already as it was before it was encoded.
-        .filter(|(name, _)| *name != header::CONTENT_ENCODING)
-        .filter_map(|(name, value)| {
-            let value = std::str::from_utf8(value.as_bytes()).ok()?;
-            Some((name.as_str(), value))
-        })
-        .collect();
-    let request = dunlin_sandbox::Request {
-        id: &id,
-        method: parts.method.as_str(),
-        path,
-        query: &query,
-        headers: &headers,
-        body: &body,
+    let connection = Arc::clone(&exchange.connection);
+    let (begin, mut begun) = oneshot::channel();
+    let call = Call {
+        predictor: Arc::clone(predictor),
+        share: Arc::clone(&revision.share),
+        figures: Arc::clone(&deployment.figures),
+        exchange,
+        path: path.to_owned(),
+        body,
+        deadline,
     };
-    let answer = predictor.predict(request, deadline);
-    let response = exchange.node.turns.share(&revision.share, answer).await?;
-    reply(response).map_err(|defect| Failure::internal("the predictor failed", defect))
+    let id = call.exchange.id.clone();
+    // It outlives this function where the predictor answers in pieces.
+    let mut call = Box::pin(call.run(begin));
+    let stream = tokio::select! {
+        biased;
+        answer = &mut call => {
+            // Nothing has gone out yet: also of an answer that was begun, a failure is told.
+            let answer = answer?;
+            return match begun.try_recv() {
+                Err(_) => reply(answer),
+                Ok(stream) => {
+                    let (end, ended) = oneshot::channel();
+                    let _taken = end.send(true);
+                    reply_stream(stream, ended)
+                }
+            };
+        }
+        // The sender is the call's: without an answer that was begun, the call has ended.
+        Ok(stream) = &mut begun => stream,
+    };
+    let (end, ended) = oneshot::channel();
+    let response = reply_stream(stream, ended);
+    // In a task of its own: a caller who leaves is to reach the predictor as an error.
+    let answering = connection.answering();
+    tokio::spawn(async move {
+        let answer = call.await;
+        let _gone = end.send(told(&id, answer));
+        drop(answering);
+    });
+    response
 }
 
-fn reply(answer: dunlin_sandbox::Response) -> Result<Response<ReplyBody>, String> {
-    let status = StatusCode::from_u16(answer.status)
-        .ok()
-        .filter(|status| (200..600).contains(&status.as_u16()))
-        .ok_or_else(|| format!("the predictor answered with the status {}", answer.status))?;
-    let mut response = Response::new(full(answer.body));
+/// Whether an answer that was begun is whole; if not, the log says why.
+fn told(request_id: &str, answer: Result<dunlin_sandbox::Response, CallError>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(error) => {
+            let error = one_line(&error);
+            tracing::warn!(request_id, error, "an answer was broken off");
+            false
+        }
+    }
+}
+
+/// A call of a predictor, with all that it needs.
+struct Call {
+    predictor: Arc<Predictor>,
+    share: Arc<Share>,
+    figures: Arc<Figures>,
+    exchange: Exchange,
+    path: String,
+    body: Bytes,
+    deadline: Deadline,
+}
+
+impl Call {
+    async fn run(
+        self,
+        begin: oneshot::Sender<Stream>,
+    ) -> Result<dunlin_sandbox::Response, CallError> {
+        let parts = &self.exchange.parts;
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let query: Vec<_> = form_urlencoded::parse(query).collect();
+        let query: Vec<(&str, &str)> = query
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        let headers: Vec<(&str, &str)> = parts
+            .headers
+            .iter()
+            // The body is already as it was before it was encoded.
+            .filter(|(name, _)| *name != header::CONTENT_ENCODING)
+            .filter_map(|(name, value)| {
+                let value = std::str::from_utf8(value.as_bytes()).ok()?;
+                Some((name.as_str(), value))
+            })
+            .collect();
+        let request = dunlin_sandbox::Request {
+            id: &self.exchange.id,
+            method: parts.method.as_str(),
+            path: &self.path,
+            query: &query,
+            headers: &headers,
+            body: &self.body,
+        };
+        let traced = self.exchange.trace().map(PredictorCall::begin);
+        let runs = traced.as_ref().map(PredictorCall::runs);
+        let called = self.predictor.predict(request, self.deadline, runs, begin);
+        let called = self.exchange.node.turns.share(&self.share, called).await;
+        self.figures.called(&called.times);
+        if let Some(traced) = traced {
+            traced.end(&called.times);
+        }
+        called.answer
+    }
+}
+
+fn reply(answer: dunlin_sandbox::Response) -> Result<Response<ReplyBody>, Failure> {
+    let mut response = head(answer.status, answer.headers)?;
+    *response.body_mut() = full(answer.body);
+    Ok(response)
+}
+
+fn reply_stream(
+    stream: Stream,
+    ended: oneshot::Receiver<bool>,
+) -> Result<Response<ReplyBody>, Failure> {
+    let mut response = head(stream.status, stream.headers)?;
+    let body = StreamBody::new(stream.pieces, ended);
+    *response.body_mut() = ReplyBody::Stream(Box::new(body));
+    Ok(response)
+}
+
+fn head(status: u16, headers: Vec<(String, String)>) -> Result<Response<ReplyBody>, Failure> {
+    let failed = |defect: String| Failure::internal("the predictor failed", defect);
+    let valid = StatusCode::from_u16(status).ok();
+    let valid = valid.filter(|status| (200..600).contains(&status.as_u16()));
+    let Some(status) = valid else {
+        let defect = format!("the predictor answered with the status {status}");
+        return Err(failed(defect));
+    };
+    let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = status;
-    for (name, value) in answer.headers {
-        let invalid = || format!("the predictor answered with an invalid header {name:?}");
+    for (name, value) in headers {
+        let invalid = || {
+            failed(format!(
+                "the predictor answered with an invalid header {name:?}"
+            ))
+        };
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
         let value = HeaderValue::from_str(&value).map_err(|_| invalid())?;
         if !OWN_HEADERS.contains(&header) {

@@ -75,6 +75,22 @@ const BEHAVIOURS: &[(&str, Behaviour)] = &[
         }
         reply(response)
     }),
+    // Answers in pieces, `?bytes=` each, 1000 by default.
+    ("stream-on", |request| stream(request, Then::GoOn)),
+    ("stream-trap", |request| stream(request, Then::Trap)),
+    ("stream-fail", |request| stream(request, Then::Fail)),
+    ("stream-stubborn", |request| {
+        stream(request, Then::IgnoreErrors)
+    }),
+    ("stream-twice", |_| {
+        let first = Response::text("once").stream()?;
+        let second = Response::text("twice").stream();
+        log::info!("begun twice", refused = second.is_err());
+        reply(first.finish())
+    }),
+    ("stream-bad-status", |_| {
+        reply(Response::empty(9999).stream()?.finish())
+    }),
     // What the host must refuse. `?name=` of unknown-model.
     ("unknown-model", unknown_model),
     ("wrong-input-name", |_| {
@@ -175,6 +191,37 @@ dunlin_sdk::export!(Misbehave);
 
 pub(crate) fn fields(fields: Value) -> Result<Outcome, Error> {
     Ok(Outcome::Fields(fields))
+}
+
+/// What a stream does after its first piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Until the host says no; what it says is logged.
+    GoOn,
+    Trap,
+    Fail,
+    /// Whatever the host says.
+    IgnoreErrors,
+}
+
+fn stream(request: &Request, then: Then) -> Result<Outcome, Error> {
+    let piece = vec![b'x'; number(request, "bytes", 1000)? as usize];
+    let mut body = Response::bytes([]).stream()?;
+    body.write(&piece)?;
+    match then {
+        Then::Trap => process::abort(),
+        Then::Fail => return Err(Error::internal("the guest's secret")),
+        Then::GoOn | Then::IgnoreErrors => {}
+    }
+    loop {
+        match body.write(&piece) {
+            Err(error) if then == Then::GoOn => {
+                log::info!("the stream has ended", error = error);
+                return reply(body.finish());
+            }
+            _ => {}
+        }
+    }
 }
 
 fn reply(response: Response) -> Result<Outcome, Error> {

@@ -1,6 +1,9 @@
 //! What `wasmtime serve` runs beside Dunlin in the benchmark: it reads the question of digits, parses
 //! it, and answers how many rows it has. No model: a yardstick for what is around one.
 
+// No native linker takes the names that a component exports.
+#![cfg(target_family = "wasm")]
+
 use serde::{Deserialize, Serialize};
 use wasip2::{
     exports::http::incoming_handler::Guest,
@@ -34,7 +37,6 @@ impl Guest for ParseJson {
     }
 }
 
-#[cfg(target_family = "wasm")] // its symbols have names no native linker takes
 wasip2::http::proxy::export!(ParseJson);
 
 fn rows(body: &[u8]) -> Option<Vec<u8>> {

@@ -1,7 +1,5 @@
 //! Runs that callers do themselves, and calls that wait under their deployments' bounds.
 
-use std::num::NonZeroU32;
-
 use super::*;
 
 /// Short runs on the callers' threads, in batches of up to eight rows.
@@ -128,7 +126,7 @@ async fn a_deployment_that_floods_an_engine_does_not_keep_another_out() {
     };
     let engine = Engine::start(&EchoBackend, Box::new(session), &options).unwrap();
     let loud = Model::new(Arc::new(engine));
-    let quiet = loud.clone().of_deployment(Arc::default(), NonZeroU32::MIN);
+    let quiet = Model::new(Arc::clone(&loud.engine));
     let first = ask(&loud, &[1]).await;
     runs_begun(&ran, 1);
     let mut flood = Vec::new();

@@ -26,11 +26,12 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::{
-    Status, body::Body, codec::CompressionEncoding, codegen::Service as _, server::NamedService,
+    Code, Status, body::Body, codec::CompressionEncoding, codegen::Service as _,
+    server::NamedService,
 };
 use tonic_health::pb::{self as health_pb, health_server::HealthServer};
 use tonic_reflection::server::{Builder, v1, v1alpha};
@@ -42,7 +43,10 @@ use self::{
     service::Service,
 };
 use super::{body::RequestBody, failure::Failure};
-use crate::{connection::Connection, error::NodeError, node::Node, request_id};
+use crate::{
+    account::Account, connection::Connection, error::NodeError, node::Node, request_id,
+    traces::Trace,
+};
 
 /// What a message has besides its tensors.
 const ENVELOPE_BYTES_MAX: u64 = 1 << 20;
@@ -56,6 +60,9 @@ struct Call {
     pending: Arc<Pending>,
     id: String,
     started: std::time::Instant,
+    account: Option<Arc<Account>>,
+    /// Of a stream, whose requests have an account each.
+    head: Option<Arc<Parts>>,
     /// As the client's `grpc-timeout` says.
     until: Option<Instant>,
 }
@@ -99,12 +106,20 @@ where
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
     let until = timeout(&parts.headers).map(|timeout| Instant::now() + timeout);
+    let started = std::time::Instant::now();
+    let is_stream = parts.uri.path().ends_with("/ModelStreamInfer");
+    let account = match is_stream {
+        true => None,
+        false => node.accounts.open(&id, connection.peer, started, &parts),
+    };
     let call = Call {
+        account: account.clone(),
+        head: is_stream.then(|| Arc::new(parts.clone())),
         arriving: Arc::new(Arriving::new(node.bodies.clone())),
         pending: Arc::default(),
         connection,
         id: id.clone(),
-        started: std::time::Instant::now(),
+        started,
         until,
         node: Arc::clone(&node),
     };
@@ -117,7 +132,6 @@ where
         .nth(1)
         .unwrap_or_default()
         .to_owned();
-    let is_stream = parts.uri.path().ends_with("/ModelStreamInfer");
     let body = RequestBody::new(&parts.headers, body);
     // A stream may stay for as long as it is used; what is one message has the time of one.
     let arrive_by = Instant::now() + node.config.deadline_max;
@@ -154,6 +168,10 @@ where
     };
     let mut answer = answer.unwrap_or_else(|never| match never {});
     request_id::stamp(answer.headers_mut(), &id);
+    if let Some(account) = account {
+        let status = Status::from_header_map(answer.headers());
+        account.close_grpc(status.map_or(Code::Ok, |status| status.code()));
+    }
     answer.map(|body| Leaving::new(body, client, pending))
 }
 
@@ -184,6 +202,24 @@ impl Call {
         call.ok_or_else(|| Status::internal("the call is not known"))
     }
 
+    /// The same call for one request of its stream.
+    fn of_request(&self) -> Self {
+        let started = std::time::Instant::now();
+        let open = |head: &Arc<Parts>| {
+            let accounts = &self.node.accounts;
+            accounts.open(&self.id, self.connection.peer, started, head)
+        };
+        Self {
+            account: self.head.as_ref().and_then(open),
+            started,
+            ..self.clone()
+        }
+    }
+
+    fn trace(&self) -> Option<&Arc<Trace>> {
+        self.account.as_ref()?.trace.as_ref()
+    }
+
     fn refused(&self, failure: Failure) -> Status {
         failure.into_status(&self.id)
     }
@@ -192,6 +228,9 @@ impl Call {
     fn send<T: prost::Message>(&self, answer: T, held: &Sent) -> Result<T, Failure> {
         let room = self.node.bodies.reserve(answer.encoded_len() as u64)?;
         room.keep(held);
+        if let Some(account) = &self.account {
+            account.sends(answer.encoded_len() as u64);
+        }
         self.pending.add(held);
         Ok(answer)
     }

@@ -7,7 +7,7 @@ use futures_util::{Stream, stream};
 use http::StatusCode;
 use prost::Message as _;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
 use super::{
     Call, infer,
@@ -222,7 +222,7 @@ impl GrpcInferenceService for Service {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let call = Call::of(&request)?;
-        let answered = infer_one(&call, request.into_inner(), call.started).await;
+        let answered = infer_one(&call, request.into_inner()).await;
         answered
             .map(Response::new)
             .map_err(|failure| call.refused(failure))
@@ -266,15 +266,21 @@ async fn next(
 
 /// An error is an answer too, and the stream goes on.
 async fn stream_one(call: &Call, request: ModelInferRequest) -> ModelStreamInferResponse {
+    let call = &call.of_request();
     let _answering = call.connection.answering();
     let (id, model_name) = (request.id.clone(), request.model_name.clone());
-    match infer_one(call, request, std::time::Instant::now()).await {
+    let answered = infer_one(call, request).await;
+    let answered = answered.map_err(|failure| call.refused(failure));
+    if let Some(account) = &call.account {
+        account.close_grpc(answered.as_ref().map_or_else(Status::code, |_| Code::Ok));
+    }
+    match answered {
         Ok(answer) => ModelStreamInferResponse {
             error_message: String::new(),
             infer_response: Some(answer),
         },
-        Err(failure) => ModelStreamInferResponse {
-            error_message: call.refused(failure).message().to_owned(),
+        Err(status) => ModelStreamInferResponse {
+            error_message: status.message().to_owned(),
             // By which the client knows its request.
             infer_response: Some(ModelInferResponse {
                 id,
@@ -285,23 +291,25 @@ async fn stream_one(call: &Call, request: ModelInferRequest) -> ModelStreamInfer
     }
 }
 
-async fn infer_one(
-    call: &Call,
-    request: ModelInferRequest,
-    started: std::time::Instant,
-) -> Result<ModelInferResponse, Failure> {
+async fn infer_one(call: &Call, request: ModelInferRequest) -> Result<ModelInferResponse, Failure> {
     let held = Sent::default();
     // Whatever becomes of it, what has arrived is this request's.
     let bytes = request.encoded_len() as u64;
     call.arriving.take(bytes, &held)?;
     let model = find(call, &request.model_name, &request.model_version)?;
-    let answer = infer_of(call, &model, request, (bytes, started), &held).await;
+    let answer = infer_of(call, &model, request, bytes, &held).await;
     let answer = answer.and_then(|answer| call.send(answer, &held));
     let status = answer
         .as_ref()
         .map_or_else(Failure::status, |_| StatusCode::OK);
-    let telemetry = &model.deployment.telemetry;
-    telemetry.answered(status.as_u16(), started.elapsed());
+    let deployment = &model.deployment;
+    if let Some(account) = &call.account {
+        account.met(deployment);
+    }
+    if let Some(reason) = answer.as_ref().err().and_then(Failure::rejection) {
+        deployment.telemetry.rejections.count(reason);
+    }
+    deployment.answered(status.as_u16(), call.started.elapsed());
     answer
 }
 
@@ -309,7 +317,7 @@ async fn infer_of(
     call: &Call,
     model: &Addressed,
     request: ModelInferRequest,
-    (bytes, started): (u64, std::time::Instant),
+    bytes: u64,
     held: &Sent,
 ) -> Result<ModelInferResponse, Failure> {
     let revision = model.revision()?;
@@ -318,6 +326,9 @@ async fn infer_of(
         return Err(Failure::too_large(limits.request_body));
     }
     call.node.take_places(Some(&revision.share), held)?;
+    if let Some(account) = &call.account {
+        account.admitted(bytes);
+    }
     let left = call
         .until
         .map(|until| until.saturating_duration_since(Instant::now()));
@@ -329,7 +340,8 @@ async fn infer_of(
         model,
         target: model.target()?,
         request_id: &call.id,
-        started,
+        trace: call.trace(),
+        started: call.started,
         deadline: Deadline::after(budget),
     };
     let outputs = question.answer(asked).await?;

@@ -125,7 +125,7 @@ impl Addressed {
 
     pub(crate) fn statistics(&self) -> Result<StatsSnapshot, Failure> {
         Ok(match self.target()? {
-            TensorTarget::Predictor(..) => self.deployment.telemetry.tensors.snapshot(),
+            TensorTarget::Predictor(..) => self.deployment.figures.tensors.snapshot(),
             TensorTarget::Model(model) => model.stats().snapshot(),
         })
     }

@@ -170,12 +170,9 @@ async fn counted(
     model: Addressed,
     answer: impl AsyncFnOnce(Exchange, &Addressed) -> Result<Response<ReplyBody>, Failure>,
 ) -> Result<Response<ReplyBody>, Failure> {
-    let (started, id) = (exchange.started, exchange.id.clone());
+    let ticket = exchange.ticket();
     let answer = answer(exchange, &model).await;
-    let response = answer.unwrap_or_else(|failure| failure.into_response(&id));
-    let telemetry = &model.deployment.telemetry;
-    telemetry.answered(response.status().as_u16(), started.elapsed());
-    Ok(response)
+    Ok(predict::count(&model.deployment, ticket, answer))
 }
 
 async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<ReplyBody>, Failure> {
@@ -191,6 +188,7 @@ async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<Rep
             model,
             target,
             request_id: &exchange.id,
+            trace: exchange.trace(),
             started: exchange.started,
             deadline,
         })

@@ -1,7 +1,7 @@
 //! One inference, however it was asked for: the question is checked, answered within its deadline,
 //! and the answer is made of the outputs that were wanted.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use dunlin_inference::{NamedTensors, Signature};
 use dunlin_sandbox::Deadline;
@@ -12,6 +12,7 @@ use crate::{
     deployment::TensorTarget,
     http::{failure::Failure, predict},
     node::Node,
+    traces::{PredictorCall, Trace},
 };
 
 /// A request's tensors, and what it wants of the answer.
@@ -45,6 +46,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) model: &'a Addressed,
     pub(crate) target: TensorTarget<'a>,
     pub(crate) request_id: &'a str,
+    pub(crate) trace: Option<&'a Arc<Trace>>,
     pub(crate) started: std::time::Instant,
     pub(crate) deadline: Deadline,
 }
@@ -111,16 +113,23 @@ async fn run(
             let names = signature.inputs.iter().map(|spec| spec.name.clone());
             let ordered = signature.order_inputs(inputs)?;
             let inputs: NamedTensors = names.zip(ordered).collect();
-            let stats = &asked.model.deployment.telemetry.tensors;
-            let called = Instant::now();
-            let answer = predictor.infer(asked.request_id, &inputs, deadline).await;
-            match answer {
-                Ok(_) => stats.answered(called.elapsed()),
-                Err(_) => stats.failed(called.elapsed()),
+            let figures = &asked.model.deployment.figures;
+            let began = Instant::now();
+            let traced = asked.trace.map(PredictorCall::begin);
+            let runs = traced.as_ref().map(PredictorCall::runs);
+            let called = predictor.infer(asked.request_id, &inputs, deadline, runs);
+            let called = called.await;
+            figures.called(&called.times);
+            if let Some(traced) = traced {
+                traced.end(&called.times);
             }
-            Ok(answer?)
+            match called.answer {
+                Ok(_) => figures.tensors.answered(began.elapsed()),
+                Err(_) => figures.tensors.failed(began.elapsed()),
+            }
+            Ok(called.answer?)
         }
-        TensorTarget::Model(model) => predict::run(model, inputs, deadline).await,
+        TensorTarget::Model(model) => predict::run(model, inputs, deadline, asked.trace).await,
     }
 }
 

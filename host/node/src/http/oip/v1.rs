@@ -91,6 +91,7 @@ pub(super) async fn predict(
             model,
             target,
             request_id: &exchange.id,
+            trace: exchange.trace(),
             started: exchange.started,
             deadline,
         })

@@ -1,0 +1,119 @@
+//! What one revision of a deployment counts.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dunlin_inference::{Histogram, Stats};
+use dunlin_sandbox::CallTimes;
+use edge_config::Monitoring;
+
+use super::Predictions;
+
+/// Counters that only grow, of the requests that met one revision.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) revision: i64,
+    pub(crate) responses: Responses,
+    /// From a request's head to its answer.
+    pub(crate) request: Histogram,
+    /// From the call of a predictor to the instance that takes it.
+    pub(crate) instance_wait: Histogram,
+    /// From there to the predictor's answer, its models' time included.
+    pub(crate) guest: Histogram,
+    /// Of the predictor's own tensors.
+    pub(crate) tensors: Stats,
+    models: Mutex<BTreeMap<String, Arc<Stats>>>,
+    /// Where the revision says that it is to be monitored.
+    predictions: OnceLock<Predictions>,
+}
+
+/// Answers by the hundreds of their status, 1xx to 5xx.
+#[derive(Debug, Default)]
+pub(crate) struct Responses([AtomicU64; 5]);
+
+impl Responses {
+    pub(crate) fn count(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// With their class: `2xx`.
+    pub(crate) fn by_class(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        classes.into_iter().zip(counts)
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.by_class().map(|(_, count)| count).sum()
+    }
+}
+
+impl Figures {
+    pub(super) fn new(revision: i64) -> Self {
+        Self {
+            revision,
+            responses: Responses::default(),
+            request: Histogram::of_durations(),
+            instance_wait: Histogram::of_durations(),
+            guest: Histogram::of_durations(),
+            tensors: Stats::default(),
+            models: Mutex::default(),
+            predictions: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
+        self.responses.count(status);
+        self.request.add_duration(elapsed);
+    }
+
+    /// A call of the predictor.
+    pub(crate) fn called(&self, times: &CallTimes) {
+        self.instance_wait.add_duration(times.instance_wait);
+        if let Some(guest) = times.guest {
+            self.guest.add_duration(guest);
+        }
+    }
+
+    pub(crate) fn monitor(&self, monitoring: Monitoring) {
+        self.predictions
+            .get_or_init(|| Predictions::new(monitoring));
+    }
+
+    pub(crate) fn predictions(&self) -> Option<&Predictions> {
+        self.predictions.get()
+    }
+
+    /// The counters of the models from now on: those that serve.
+    pub(crate) fn set_models(&self, models: BTreeMap<String, Arc<Stats>>) {
+        *self.models.lock().unwrap_or_else(PoisonError::into_inner) = models;
+    }
+
+    pub(crate) fn models(&self) -> BTreeMap<String, Arc<Stats>> {
+        let models = self.models.lock();
+        models.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_their_class() {
+        let responses = Responses::default();
+        for status in [200, 204, 404, 500, 0, 999] {
+            responses.count(status);
+        }
+        let counts: Vec<u64> = responses.by_class().map(|(_, count)| count).collect();
+        assert_eq!(counts, [1, 2, 0, 1, 2]);
+        assert_eq!(responses.total(), 6);
+    }
+}
