@@ -480,7 +480,7 @@ traces: {endpoint: 'http://collector:4318', sample_ratio: 0.25}
         let (documented, _) = documented.split_once("```").expect("it ends");
         let documented_keys: Vec<&str> = documented
             .lines()
-            .map(|line| line.trim_start_matches("# "))
+            .map(|line| line.trim_start().trim_start_matches("# "))
             .filter_map(|line| Some(line.split_once(':')?.0.trim()))
             .collect();
         for (section, keys) in LAYOUT {

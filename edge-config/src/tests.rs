@@ -258,7 +258,9 @@ fn what_is_said_of_a_whole_file() {
     );
     check(
         "- a\n",
-        &["d.yaml:1: a list is not a mapping; its keys are name, predictor, instances, limits"],
+        &[
+            "d.yaml:1: a list is not a mapping; its keys are name, predictor, monitoring, instances, limits",
+        ],
     );
     check(
         "name: 5\npredictor: {path: .}",

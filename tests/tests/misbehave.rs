@@ -161,7 +161,11 @@ async fn each_gets_its_error_and_the_next_request_its_answer() {
         .split("it can do ")
         .nth(1)
         .expect("it says what it can do");
-    for name in known.split(", ") {
+    // tests/streaming.rs has what has to do with answers in pieces.
+    let known = known
+        .split(", ")
+        .filter(|name| !name.starts_with("stream-"));
+    for name in known {
         let listed = BEHAVIOURS
             .iter()
             .any(|(b, _)| b.split('?').next() == Some(name));

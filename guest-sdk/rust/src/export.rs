@@ -89,6 +89,8 @@ pub mod __private {
 
 #[cfg(target_family = "wasm")]
 mod wasm {
+    use std::time::Duration;
+
     use super::__private::Slot;
     use crate::bindings::dunlin::predictor::types;
     use crate::bindings::exports::dunlin::predictor::handler;
@@ -114,6 +116,7 @@ mod wasm {
                 query,
                 headers,
                 body,
+                timeout_ms,
             } = request;
             let request = Request {
                 id,
@@ -122,6 +125,7 @@ mod wasm {
                 query,
                 headers,
                 body,
+                timeout: Duration::from_millis(timeout_ms),
             };
             let response = initialised::<S, _>(|predictor| predictor.predict(request))?;
             let (status, headers, body) = response.into_parts();

@@ -1,6 +1,7 @@
 //! One HTTP request, as it came in.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +20,11 @@ pub struct Request {
     pub(crate) query: Vec<(String, String)>,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    pub(crate) timeout: Duration,
 }
+
+/// What a request of a test has, as the node's own default.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A body by its content type.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +46,7 @@ impl Request {
             id: "test".into(),
             method: method.to_ascii_uppercase(),
             path: path.into(),
+            timeout: TEST_TIMEOUT,
             ..Self::default()
         }
     }
@@ -70,6 +76,19 @@ impl Request {
     pub fn with_body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self.with_header("content-type", content_type)
+    }
+
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// So long after [`Predictor::predict`](crate::Predictor::predict) was called, nobody waits for
+    /// its answer, and the call is ended: the deployment's `limits.deadline`, or the caller's
+    /// `x-request-timeout-ms`, less what has passed.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The caller's `x-request-id`, or the one that the node made.

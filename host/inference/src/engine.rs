@@ -5,47 +5,28 @@
 //! that an async worker thread never computes for long. Where the model batches, calls that come
 //! during a run are the next run together.
 
+mod job;
+
 use std::collections::HashMap;
 use std::iter;
-use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::OnceCell;
 
-use crate::batching::{self, Batch, Call, Entered, Queue, Run};
+use crate::abort::{Abort, Seat};
+use crate::batching::{self, Batch, Call as _, Entered, Queue, Run};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::stats::Times;
-use crate::{
-    Backend, Dim, InferenceError, ModelOptions, NamedTensors, RunObserver, Session, Signature,
-    Stats, Tensor,
-};
+use crate::{Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Tensor};
 
-/// Whose call it is: it counts for a deployment, which has a weight where deployments share the
-/// engine.
-pub(crate) struct Caller {
-    pub(crate) called: Instant,
-    pub(crate) stats: Arc<Stats>,
-    pub(crate) weight: NonZeroU32,
-    pub(crate) observer: Option<Arc<dyn RunObserver>>,
-}
-
-impl Caller {
-    fn succeeded(&self, rows: u64, times: Times) {
-        self.stats.succeeded(rows, times);
-        if let Some(observer) = &self.observer {
-            observer.ran(self.called, &times);
-        }
-    }
-
-    fn failed(&self) {
-        self.stats.failed(self.called.elapsed());
-    }
-}
+pub(crate) use self::job::Caller;
+use self::job::{Asked, Job, Outcome, Waiting, shared_run};
 
 /// Handing a call to a worker and its answer back takes 10 to 30 µs and two switches of threads; a
 /// run below this bound delays the other tasks of the caller's thread less than those do overall.
@@ -99,98 +80,11 @@ impl Company {
     }
 }
 
-/// One call of the model.
-struct Asked {
-    inputs: Vec<Tensor>,
-    caller: Caller,
-}
-
-/// A call that waits for a run.
-struct Job {
-    asked: Asked,
-    /// By then it has a run, or is refused.
-    expires: Option<Instant>,
-    can_lead: bool,
-    outcome: oneshot::Sender<Outcome>,
-}
-
-/// How a call's wait ends.
-enum Outcome {
-    Answer(Result<NamedTensors, InferenceError>),
-    /// The caller is to do this run, its own call first.
-    Lead(Asked, Run<Job>),
-}
-
-impl Call for Job {
-    fn inputs(&self) -> &[Tensor] {
-        &self.asked.inputs
-    }
-
-    fn called(&self) -> Instant {
-        self.asked.caller.called
-    }
-
-    fn owner(&self) -> (usize, NonZeroU32) {
-        let caller = &self.asked.caller;
-        (Arc::as_ptr(&caller.stats).addr(), caller.weight)
-    }
-
-    fn is_over(&self) -> bool {
-        let in_time = |expires| Instant::now() < expires;
-        self.outcome.is_closed() || !self.expires.is_none_or(in_time)
-    }
-
-    fn can_lead(&self) -> bool {
-        self.can_lead
-    }
-
-    fn lead(self, run: Run<Job>) {
-        if let Err(Outcome::Lead(asked, _run)) = self.outcome.send(Outcome::Lead(self.asked, run)) {
-            asked.caller.stats.cancelled();
-        }
-    }
-
-    fn give_up(self) {
-        let caller = self.asked.caller;
-        if self.outcome.is_closed() {
-            caller.stats.cancelled();
-            return;
-        }
-        let waited = caller.called.elapsed();
-        caller.stats.failed(waited);
-        let error = InferenceError::QueueTimeout { waited };
-        // The caller may have gone meanwhile; then nobody wants the answer.
-        let _ = self.outcome.send(Outcome::Answer(Err(error)));
-    }
-}
-
 /// The inputs of several calls as those of one.
 struct Joined {
     tensors: Vec<Tensor>,
     started: Instant,
     took: Duration,
-}
-
-impl Job {
-    fn new(
-        asked: Asked,
-        expires: Option<Instant>,
-        can_lead: bool,
-    ) -> (Self, oneshot::Receiver<Outcome>) {
-        let (outcome, waits) = oneshot::channel();
-        let job = Self {
-            asked,
-            expires,
-            can_lead,
-            outcome,
-        };
-        (job, waits)
-    }
-
-    fn answer(self, answer: Result<NamedTensors, InferenceError>) {
-        // The caller may have gone meanwhile; then nobody wants the answer.
-        let _ = self.outcome.send(Outcome::Answer(answer));
-    }
 }
 
 impl Engine {
@@ -287,13 +181,15 @@ impl Engine {
         let short = shared.is_short(&inputs);
         let batching = shared.queue.batching();
         if short && batching.is_none() {
-            return shared.run(inputs, &caller);
+            return shared.run(inputs, &caller, None);
         }
         let stats = Arc::clone(&caller.stats);
         // Where calls are to wait for others, a worker watches the time.
         let can_lead = short && batching.is_some_and(|batching| batching.max_queue_delay.is_zero());
         let expires = shared.queue_timeout.map(|timeout| caller.called + timeout);
-        let (job, waiting) = Job::new(Asked { inputs, caller }, expires, can_lead);
+        let seat = (!short).then(Seat::default);
+        let (job, waiting) = Job::new(Asked { inputs, caller }, expires);
+        let job = job.leading(can_lead).seated(seat.clone());
         let entered = if short {
             shared.queue.enter(job)
         } else {
@@ -310,10 +206,13 @@ impl Engine {
                 }
                 shared.lead(job.asked, run).await
             }
-            Entered::Waits => match Waiting::until_outcome(shared, &stats, waiting).await? {
-                Outcome::Answer(answer) => answer,
-                Outcome::Lead(asked, run) => shared.lead(asked, run).await,
-            },
+            Entered::Waits => {
+                let waiting = Waiting::until_outcome(&shared.queue, &stats, seat, waiting);
+                match waiting.await? {
+                    Outcome::Answer(answer) => answer,
+                    Outcome::Lead(asked, run) => shared.lead(asked, run).await,
+                }
+            }
             Entered::Full(job) => {
                 job.asked.caller.failed();
                 Err(InferenceError::Overloaded {
@@ -329,51 +228,13 @@ impl Engine {
         inputs: Vec<Tensor>,
         caller: &Caller,
     ) -> Result<NamedTensors, InferenceError> {
-        self.shared.run(inputs, caller)
+        self.shared.run(inputs, caller, None)
     }
 
     /// As [`Engine::run`], for calls that nobody made: no statistics see it.
     pub(crate) fn rehearse(&self, inputs: Vec<Tensor>) -> Result<NamedTensors, InferenceError> {
-        let outputs = self.shared.compute(inputs)?;
+        let outputs = self.shared.compute(inputs, None)?;
         Ok(self.shared.named(outputs))
-    }
-}
-
-/// A caller who waits in the queue.
-struct Waiting<'e> {
-    queue: &'e Queue<Job>,
-    stats: &'e Stats,
-    outcome: oneshot::Receiver<Outcome>,
-}
-
-impl<'e> Waiting<'e> {
-    async fn until_outcome(
-        shared: &'e Shared,
-        stats: &'e Stats,
-        outcome: oneshot::Receiver<Outcome>,
-    ) -> Result<Outcome, InferenceError> {
-        let mut waiting = Self {
-            queue: &shared.queue,
-            stats,
-            outcome,
-        };
-        let outcome = (&mut waiting.outcome).await;
-        outcome.map_err(|_| InferenceError::runtime("the model's worker has ended"))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    /// Given up before the answer, the call does not keep its inputs in the queue.
-    fn drop(&mut self) {
-        if self.outcome.is_terminated() {
-            return;
-        }
-        self.outcome.close();
-        // A run that was just given to it goes on to the next.
-        if let Ok(Outcome::Lead(..)) = self.outcome.try_recv() {
-            self.stats.cancelled();
-        }
-        self.queue.drop_over();
     }
 }
 
@@ -407,9 +268,9 @@ impl Shared {
         let others = self.queue.take_with(&asked.inputs, rows_max);
         self.company.note(!others.is_empty());
         if others.is_empty() {
-            return self.run(asked.inputs, &asked.caller);
+            return self.run(asked.inputs, &asked.caller, None);
         }
-        let (own, answered) = Job::new(asked, None, true);
+        let (own, answered) = Job::new(asked, None);
         let calls = iter::once(own).chain(others).collect();
         let batch = Batch::new(calls, run);
         let joined = self.join(&batch.calls);
@@ -448,9 +309,9 @@ impl Shared {
                 job.give_up();
                 continue;
             }
-            let (asked, outcome) = (job.asked, job.outcome);
-            let answer = self.run(asked.inputs, &asked.caller);
-            let _ = outcome.send(Outcome::Answer(answer));
+            let run = shared_run(slice::from_ref(&job));
+            let abort = run.as_ref().map(|run| &run.abort);
+            job.answer_with(|asked| self.run(asked.inputs, &asked.caller, abort));
         }
     }
 
@@ -491,8 +352,10 @@ impl Shared {
         joined: Joined,
     ) -> Result<Vec<NamedTensors>, InferenceError> {
         let total = batching::rows(&joined.tensors);
+        let run = shared_run(jobs);
+        let abort = run.as_ref().map(|run| &run.abort);
         let began = Instant::now();
-        let outputs = self.compute(joined.tensors)?;
+        let outputs = self.compute(joined.tensors, abort)?;
         let computed = Instant::now();
         if let Some(output) = outputs.iter().find(|o| o.shape().first() != Some(&total)) {
             self.inseparable.store(true, Ordering::Relaxed);
@@ -532,14 +395,19 @@ impl Shared {
     }
 
     /// Runs one call that has waited since its caller called, and counts it.
-    fn run(&self, inputs: Vec<Tensor>, caller: &Caller) -> Result<NamedTensors, InferenceError> {
+    fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        caller: &Caller,
+        abort: Option<&Abort>,
+    ) -> Result<NamedTensors, InferenceError> {
         let rows = if self.batched {
             batching::rows(&inputs)
         } else {
             1
         };
         let started = Instant::now();
-        let result = self.compute(inputs);
+        let result = self.compute(inputs, abort);
         match result {
             Ok(outputs) => {
                 let times = Times {
@@ -552,17 +420,29 @@ impl Shared {
                 Ok(self.named(outputs))
             }
             Err(error) => {
-                caller.failed();
+                if abort.is_some_and(Abort::is_aborted) {
+                    caller.stats.cancelled();
+                } else {
+                    caller.failed();
+                }
                 Err(error)
             }
         }
     }
 
-    fn compute(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferenceError> {
+    fn compute(
+        &self,
+        inputs: Vec<Tensor>,
+        abort: Option<&Abort>,
+    ) -> Result<Vec<Tensor>, InferenceError> {
         // An engine that panics fails this call, not its thread and not the calls behind it. A
         // session is only ever shared, so there is nothing that a panic could leave half-changed
         // and that the engine does not itself guard.
-        catch_unwind(AssertUnwindSafe(|| self.session.run(inputs))).unwrap_or_else(|payload| {
+        let run = || match abort {
+            None => self.session.run(inputs),
+            Some(abort) => self.session.run_abortable(inputs, abort),
+        };
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
             let text = panic_text(&*payload);
             Err(InferenceError::runtime(format!(
                 "the engine panicked: {text}"

@@ -4,6 +4,7 @@
 //! tensors, checks them against its [`Signature`] and runs them, a [`Session`] of a [`Backend`]
 //! computes. This crate knows neither Wasm nor HTTP, and only `backend` names an ML library.
 
+mod abort;
 mod backend;
 mod batching;
 mod dtype;

@@ -9,6 +9,7 @@ mod support;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use answered::ANSWERED;
 use dunlin_inference::{
@@ -273,7 +274,7 @@ async fn external_data_may_lie_anywhere_if_told() {
     };
     let error = registry.get_or_load(short).await.unwrap_err();
     assert!(
-        one_line(&*error).contains("ONNX Runtime cannot load the model: "),
+        one_line(&*error).contains("512 bytes from byte 0 of \"external.onnx.data\", which has 8"),
         "{error}"
     );
 }
@@ -428,4 +429,23 @@ fn another_library_is_refused_with_the_reason() {
         .unwrap();
     let said = reason(&copy);
     assert!(!said.is_empty());
+}
+
+/// Until it is stopped it would take days.
+#[tokio::test]
+async fn a_run_that_nobody_waits_for_ends() {
+    let Some(registry) = support::registry(ONNXRUNTIME) else {
+        return;
+    };
+    let model = registry.get_or_load(request("turns")).await.unwrap();
+    let turns = |count: i64| {
+        let count = Tensor::from_values(&[1], &[count]).unwrap();
+        model.infer(named([("turns", count)]))
+    };
+    let given_up = tokio::time::timeout(Duration::from_millis(200), turns(1 << 50)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let next = tokio::time::timeout(Duration::from_secs(60), turns(3)).await;
+    let sum = next.expect("the model is free again").unwrap();
+    assert!(sum[0].1.values::<f32>().unwrap().eq([3.0]));
+    assert_eq!(model.stats().snapshot().cancelled, 1);
 }

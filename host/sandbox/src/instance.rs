@@ -24,7 +24,15 @@ use crate::{
 };
 
 /// One HTTP request, as the predictor sees it. See `guest-sdk/wit` for the fields.
-pub type Request<'a> = types::Request<'a>;
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub id: &'a str,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub query: &'a [(&'a str, &'a str)],
+    pub headers: &'a [(&'a str, &'a str)],
+    pub body: &'a [u8],
+}
 
 /// A predictor's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +68,14 @@ pub struct Deadline {
 impl Deadline {
     #[must_use]
     pub fn after(budget: Duration) -> Self {
+        Self::since(std::time::Instant::now(), budget)
+    }
+
+    /// For a call that was asked for at `started`.
+    #[must_use]
+    pub fn since(started: std::time::Instant, budget: Duration) -> Self {
         Self {
-            at: Instant::now() + budget,
+            at: Instant::from_std(started) + budget,
             budget,
         }
     }
@@ -173,6 +187,16 @@ impl Instance {
         stream: oneshot::Sender<Stream>,
     ) -> Result<Response, CallError> {
         self.begin(request.id, runs, Some(Outlet::new(stream, deadline)));
+        let left = deadline.at.saturating_duration_since(Instant::now());
+        let request = types::Request {
+            id: request.id,
+            method: request.method,
+            path: request.path,
+            query: request.query,
+            headers: request.headers,
+            body: request.body,
+            timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        };
         let call = self.handler.call_predict(&mut self.store, request);
         let outcome = before(deadline, call).await;
         let response = outcome

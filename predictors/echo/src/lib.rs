@@ -40,6 +40,7 @@ impl Predictor for Echo {
             path: request.path(),
             query: by_name(request.queries()),
             headers: by_name(request.headers()),
+            timeout_ms: request.timeout().as_millis(),
             content_type: (!content_type.is_empty()).then_some(&content_type),
             body: match request.bytes() {
                 [] => None,
@@ -103,6 +104,8 @@ struct Answer<'a> {
     /// All values of a name, in their order.
     query: BTreeMap<&'a str, Vec<&'a str>>,
     headers: BTreeMap<&'a str, Vec<&'a str>>,
+    /// How long the caller waits.
+    timeout_ms: u128,
     content_type: Option<&'a str>,
     /// `{"json": …}`, `{"text": …}`, `{"form": [{"name", "text" or "base64", …}]}`,
     /// `{"base64": …}`, or null for an empty one.
@@ -210,7 +213,7 @@ mod tests {
         let answer: Value = serde_json::from_slice(response.body()).unwrap();
         let expected = json!({
             "id": "test", "method": "GET", "path": "/a/b", "query": {"q": ["1", "2"]},
-            "headers": {"x-one": ["1"]}, "content_type": null, "body": null,
+            "headers": {"x-one": ["1"]}, "timeout_ms": 30000, "content_type": null, "body": null,
         });
         assert_eq!(answer, expected);
     }

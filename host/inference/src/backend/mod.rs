@@ -14,6 +14,7 @@ use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
+use crate::abort::Abort;
 use crate::{InferenceError, Signature, Tensor, TensorSpec};
 
 pub use locate::{BackendPaths, BackendReport, BackendState, Backends};
@@ -43,6 +44,16 @@ pub trait Session: Send + Sync {
     /// Takes the inputs in the signature's order, each already checked against it, and gives the
     /// outputs in the signature's order, each of its declared datatype.
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferenceError>;
+
+    /// As [`Session::run`]; an engine that can do so ends with an error once `abort` says so.
+    fn run_abortable(
+        &self,
+        inputs: Vec<Tensor>,
+        abort: &Abort,
+    ) -> Result<Vec<Tensor>, InferenceError> {
+        let _ = abort;
+        self.run(inputs)
+    }
 
     /// How long runs with inputs of these shapes took lately. None when nothing is known, and then
     /// the run may have to prepare something first and take far longer than a later one.

@@ -311,3 +311,21 @@ model(
     [h.make_node("Frobnicate", ["x"], ["y"], domain="com.example")],
     opsets=(("", 17), ("com.example", 1)),
 )
+
+# It runs for as long as its input says: a run that somebody may want to give up.
+body = h.make_graph(
+    [h.make_node("Identity", ["goes_on"], ["goes_on_out"]), h.make_node("Add", ["sum", "one"], ["sum_out"])],
+    "body",
+    [value("turn", T.INT64, []), value("goes_on", T.BOOL, []), value("sum", T.FLOAT, [1])],
+    [value("goes_on_out", T.BOOL, []), value("sum_out", T.FLOAT, [1])],
+)
+model(
+    "turns",
+    [value("turns", T.INT64, [1])],
+    [value("sum", T.FLOAT, [1])],
+    [
+        h.make_node("Squeeze", ["turns"], ["trips"]),
+        h.make_node("Loop", ["trips", "", "zero"], ["sum"], body=body),
+    ],
+    [constant("zero", np.zeros(1, np.float32)), constant("one", np.ones(1, np.float32))],
+)

@@ -22,7 +22,7 @@ pub(crate) fn of(
         Some(value) => asked(value.as_bytes())?.min(limits.deadline),
         None => limits.deadline,
     };
-    Ok(Deadline::after(budget.saturating_sub(started.elapsed())))
+    Ok(Deadline::since(started, budget))
 }
 
 fn asked(value: &[u8]) -> Result<Duration, Failure> {

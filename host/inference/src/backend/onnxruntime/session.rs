@@ -6,19 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
 use ort::ep;
-use ort::session::Session as Running;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+use ort::session::{RunOptions, Session as Running};
 use ort::value::{Outlet, ValueType};
 use ort::{Error, ErrorCode};
 
 use super::convert;
 use super::files::{OnnxFile, Place};
+use crate::abort::Abort;
 use crate::backend::run_time::{RunTimes, sizes_of};
 use crate::backend::{GraphOptimization, ModelOptions, ModelSource, Session};
 use crate::error::EngineText;
@@ -139,6 +140,39 @@ impl Session for OrtSession {
     }
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferenceError> {
+        self.run_with(inputs, None)
+    }
+
+    /// ONNX Runtime looks between two operators.
+    fn run_abortable(
+        &self,
+        inputs: Vec<Tensor>,
+        abort: &Abort,
+    ) -> Result<Vec<Tensor>, InferenceError> {
+        let options = RunOptions::new().map_err(|error| self.run_error(&inputs, &error))?;
+        let options = Arc::new(options);
+        let stops = Arc::clone(&options);
+        // It cannot fail for options that are there.
+        let _running = abort.stoppable(Box::new(move || drop(stops.terminate())));
+        self.run_with(inputs, Some(&options))
+    }
+
+    /// With the wait for the calls before this one, where every session is taken.
+    fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
+        let run = self
+            .run_times
+            .estimate(&sizes_of(&self.signature, inputs))?;
+        let before = self.calls.load(Ordering::Relaxed) / self.sessions;
+        Some(run.saturating_mul(before.saturating_add(1)))
+    }
+}
+
+impl OrtSession {
+    fn run_with(
+        &self,
+        inputs: Vec<Tensor>,
+        options: Option<&RunOptions>,
+    ) -> Result<Vec<Tensor>, InferenceError> {
         let values = self.signature.inputs.iter().zip(&inputs);
         let values = values
             .map(|(spec, tensor)| convert::to_ort(&spec.name, tensor))
@@ -146,9 +180,11 @@ impl Session for OrtSession {
         let mut lease = self.lease();
         let session = lease.session();
         let started = Instant::now();
-        let outputs = session
-            .run(values.as_slice())
-            .map_err(|error| self.run_error(&inputs, &error))?;
+        let outputs = match options {
+            None => session.run(values.as_slice()),
+            Some(options) => session.run_with_options(values.as_slice(), options),
+        };
+        let outputs = outputs.map_err(|error| self.run_error(&inputs, &error))?;
         let outputs: Vec<_> = outputs.into_iter().map(|(_, value)| value).collect();
         let took = started.elapsed();
         drop(lease);
@@ -168,15 +204,6 @@ impl Session for OrtSession {
             .zip(outputs)
             .map(|(spec, value)| convert::from_ort(&spec.name, spec.dtype, value, &inputs))
             .collect()
-    }
-
-    /// With the wait for the calls before this one, where every session is taken.
-    fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
-        let run = self
-            .run_times
-            .estimate(&sizes_of(&self.signature, inputs))?;
-        let before = self.calls.load(Ordering::Relaxed) / self.sessions;
-        Some(run.saturating_mul(before.saturating_add(1)))
     }
 }
 
