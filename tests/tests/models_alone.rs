@@ -1,7 +1,6 @@
 //! A deployment without a predictor: `POST /{deployment}` takes named, nested lists to the model.
 
-use dunlin_tests::{Golden, HeldOut, Node, NodeOptions, Variant, send};
-use reqwest::Method;
+use dunlin_tests::{Golden, HeldOut, Node, NodeOptions, Variant};
 use serde_json::{Value, json};
 
 /// The digits model without its predictor; `change` gets the deployment file.

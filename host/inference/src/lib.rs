@@ -19,6 +19,7 @@ mod signature;
 mod stats;
 mod tensor;
 
+pub use abort::{Abort, Stop, Stoppable};
 pub use backend::{
     Backend, BackendKind, BackendPaths, BackendReport, BackendState, Backends, BatchOptions,
     GraphOptimization, ModelOptions, ModelSource, OnnxRuntimeOptions, Session, TORCHSCRIPT_SHIM,

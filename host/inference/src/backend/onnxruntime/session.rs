@@ -140,7 +140,7 @@ impl Session for OrtSession {
     }
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferenceError> {
-        self.run_with(inputs, None)
+        self.run_with(&inputs, None)
     }
 
     /// ONNX Runtime looks between two operators.
@@ -154,7 +154,7 @@ impl Session for OrtSession {
         let stops = Arc::clone(&options);
         // It cannot fail for options that are there.
         let _running = abort.stoppable(Box::new(move || drop(stops.terminate())));
-        self.run_with(inputs, Some(&options))
+        self.run_with(&inputs, Some(&options))
     }
 
     /// With the wait for the calls before this one, where every session is taken.
@@ -170,10 +170,10 @@ impl Session for OrtSession {
 impl OrtSession {
     fn run_with(
         &self,
-        inputs: Vec<Tensor>,
+        inputs: &[Tensor],
         options: Option<&RunOptions>,
     ) -> Result<Vec<Tensor>, InferenceError> {
-        let values = self.signature.inputs.iter().zip(&inputs);
+        let values = self.signature.inputs.iter().zip(inputs);
         let values = values
             .map(|(spec, tensor)| convert::to_ort(&spec.name, tensor))
             .collect::<Result<Vec<_>, InferenceError>>()?;
@@ -184,12 +184,11 @@ impl OrtSession {
             None => session.run(values.as_slice()),
             Some(options) => session.run_with_options(values.as_slice(), options),
         };
-        let outputs = outputs.map_err(|error| self.run_error(&inputs, &error))?;
+        let outputs = outputs.map_err(|error| self.run_error(inputs, &error))?;
         let outputs: Vec<_> = outputs.into_iter().map(|(_, value)| value).collect();
         let took = started.elapsed();
         drop(lease);
-        self.run_times
-            .note(sizes_of(&self.signature, &inputs), took);
+        self.run_times.note(sizes_of(&self.signature, inputs), took);
 
         let specs = &self.signature.outputs;
         if outputs.len() != specs.len() {
@@ -202,7 +201,7 @@ impl OrtSession {
         specs
             .iter()
             .zip(outputs)
-            .map(|(spec, value)| convert::from_ort(&spec.name, spec.dtype, value, &inputs))
+            .map(|(spec, value)| convert::from_ort(&spec.name, spec.dtype, value, inputs))
             .collect()
     }
 }
