@@ -22,6 +22,8 @@ pub(super) struct OnnxFile {
     /// Inputs of which it declares not even the number of dimensions.
     pub(super) shapeless_inputs: BTreeSet<String>,
     pub(super) weights: Weights,
+    /// The values of its inputs may say how long it runs, and not only their shapes.
+    pub(super) loops: bool,
 }
 
 /// The files of a model's weights, as it names them.
@@ -62,6 +64,8 @@ impl OnnxFile {
                 attribute.locations(&mut locations);
             }
         }
+        let mut nodes = model.functions.iter().flat_map(|function| &function.node);
+        let loops = graph.loops() || nodes.any(NodeProto::loops);
         let inputs: BTreeSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
         let mut initializers = graph.initializer;
         initializers.retain(|tensor| !inputs.contains(tensor.name.as_str()));
@@ -73,6 +77,7 @@ impl OnnxFile {
             shapeless_inputs: shapeless.collect(),
             locations: Locations(locations),
             weights: Weights(initializers),
+            loops,
         })
     }
 }
@@ -240,6 +245,20 @@ impl GraphProto {
             sparse.locations(found);
         }
     }
+
+    fn loops(&self) -> bool {
+        self.node.iter().any(NodeProto::loops)
+    }
+}
+
+impl NodeProto {
+    fn loops(&self) -> bool {
+        let graphs = |attribute: &AttributeProto| {
+            let mut graphs = attribute.g.iter().chain(&attribute.graphs);
+            graphs.any(GraphProto::loops)
+        };
+        self.op_type == "Loop" || self.attribute.iter().any(graphs)
+    }
 }
 
 impl AttributeProto {
@@ -301,6 +320,8 @@ struct GraphProto {
 
 #[derive(Clone, PartialEq, Message)]
 struct NodeProto {
+    #[prost(string, tag = "4")]
+    op_type: String,
     #[prost(message, repeated, tag = "5")]
     attribute: Vec<AttributeProto>,
 }

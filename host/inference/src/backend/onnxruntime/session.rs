@@ -34,7 +34,8 @@ pub(super) struct OrtSession {
     sessions: u32,
     /// Calls that run or wait for a session.
     calls: AtomicU32,
-    run_times: RunTimes,
+    /// None where inputs of the same shapes may take any time.
+    run_times: Option<RunTimes>,
 }
 
 impl OrtSession {
@@ -49,6 +50,7 @@ impl OrtSession {
             locations,
             shapeless_inputs,
             weights,
+            loops,
         } = OnnxFile::read(&bytes)?;
         let place = locations.place(source, bytes)?;
         let unusual =
@@ -94,7 +96,7 @@ impl OrtSession {
             idle: Mutex::new(sessions),
             returned: Condvar::new(),
             calls: AtomicU32::new(0),
-            run_times: RunTimes::new(options.plans_max),
+            run_times: (!loops).then(|| RunTimes::new(options.plans_max)),
         })
     }
 
@@ -159,9 +161,8 @@ impl Session for OrtSession {
 
     /// With the wait for the calls before this one, where every session is taken.
     fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
-        let run = self
-            .run_times
-            .estimate(&sizes_of(&self.signature, inputs))?;
+        let sizes = sizes_of(&self.signature, inputs);
+        let run = self.run_times.as_ref()?.estimate(&sizes)?;
         let before = self.calls.load(Ordering::Relaxed) / self.sessions;
         Some(run.saturating_mul(before.saturating_add(1)))
     }
@@ -188,7 +189,9 @@ impl OrtSession {
         let outputs: Vec<_> = outputs.into_iter().map(|(_, value)| value).collect();
         let took = started.elapsed();
         drop(lease);
-        self.run_times.note(sizes_of(&self.signature, inputs), took);
+        if let Some(run_times) = &self.run_times {
+            run_times.note(sizes_of(&self.signature, inputs), took);
+        }
 
         let specs = &self.signature.outputs;
         if outputs.len() != specs.len() {
