@@ -1,12 +1,12 @@
 //! What a change leaves behind in memory.
 
 /// Gives back what is there only because something was loaded: free memory that the allocator keeps,
-/// and pages of code that run once. Code that is needed again is still in the page cache, and comes
-/// back at the price of a few page faults.
+/// and pages of programs that are needed once. What is needed again is still in the page cache, and
+/// comes back at the price of a few page faults.
 pub(crate) fn give_back() {
     dunlin_inference::give_memory_back();
     #[cfg(target_os = "linux")]
-    linux::let_go_of_code();
+    linux::let_go_of_programs();
 }
 
 #[cfg(target_os = "linux")]
@@ -15,14 +15,14 @@ mod linux {
 
     use rustix::mm::{Advice, madvise};
 
-    pub(super) fn let_go_of_code() {
-        let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+    pub(super) fn let_go_of_programs() {
+        let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else {
             return;
         };
-        for (start, end) in maps.lines().filter_map(code_of_a_file) {
+        for (start, end) in unchanged(&maps) {
             #[expect(unsafe_code, reason = "a system call on addresses")]
-            // SAFETY: the range is mapped from a file and not writable, so no page in it differs from
-            // the file; the next access reads it from there again.
+            // SAFETY: the range is mapped from a file, it is not writable and has no page that was
+            // written before it became so; the next access reads it from the file again.
             let let_go = unsafe {
                 madvise(
                     ptr::with_exposed_provenance_mut::<c_void>(start),
@@ -31,20 +31,40 @@ mod linux {
                 )
             };
             if let Err(error) = let_go {
-                tracing::debug!(%error, "pages of code are kept");
+                tracing::debug!(%error, "pages of programs are kept");
             }
         }
     }
 
-    /// The addresses of a line of `/proc/self/maps`, if it is code as the linker left it in a program
-    /// or library. Data that was relocated is in other mappings, and so is compiled Wasm.
-    fn code_of_a_file(line: &str) -> Option<(usize, usize)> {
+    /// The addresses of code and constants as they are in the files of programs and libraries. What was
+    /// relocated is not: those pages were written, and are anonymous or swapped.
+    fn unchanged(smaps: &str) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        let mut at = None;
+        let mut written = false;
+        for line in smaps.lines() {
+            if let Some(("Anonymous" | "Swap", size)) = line.split_once(':') {
+                written |= size.trim() != "0 kB";
+            } else if line.starts_with("VmFlags:") {
+                // The last line of a mapping.
+                found.extend(at.take().filter(|_| !written));
+            } else if let Some(addresses) = mapping(line) {
+                at = addresses;
+                written = false;
+            }
+        }
+        found
+    }
+
+    /// The first line of a mapping, and its addresses if it is a file's and not writable.
+    fn mapping(line: &str) -> Option<Option<(usize, usize)>> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
-        let is_code = fields.next()? == "r-xp";
-        let path = fields.nth(3)?;
         let address = |text| usize::from_str_radix(text, 16).ok();
-        (is_code && path.starts_with('/')).then_some((address(start)?, address(end)?))
+        let addresses = (address(start)?, address(end)?);
+        let fixed = matches!(fields.next()?, "r-xp" | "r--p");
+        let is_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+        Some((fixed && is_file).then_some(addresses))
     }
 
     #[cfg(test)]
@@ -52,22 +72,28 @@ mod linux {
         use super::*;
 
         #[test]
-        fn only_code_of_files_is_let_go_of() {
-            let line = |permissions: &str, path: &str| {
-                code_of_a_file(&format!(
-                    "1000-3000 {permissions} 00d47000 fe:00 6392396 {path}"
+        fn only_what_is_as_in_its_file_is_let_go_of() {
+            let mapping = |permissions: &str, path: &str, anonymous: u32, swap: u32| {
+                unchanged(&format!(
+                    "1000-3000 {permissions} 00d47000 fe:00 6392396 {path}\n\
+                     Rss:                  44 kB\nAnonymous:             {anonymous} kB\n\
+                     AnonHugePages:         0 kB\nSwap:                  {swap} kB\n\
+                     SwapPss:               0 kB\nVmFlags: rd ex mr mw me sd\n"
                 ))
             };
-            assert_eq!(line("r-xp", "/usr/bin/dunlin"), Some((0x1000, 0x3000)));
-            assert_eq!(line("r--p", "/usr/bin/dunlin"), None);
-            assert_eq!(line("rwxp", "/usr/bin/dunlin"), None);
-            assert_eq!(line("r-xp", ""), None);
-            assert_eq!(line("r-xp", "[vdso]"), None);
+            let whole = [(0x1000, 0x3000)];
+            assert_eq!(mapping("r-xp", "/usr/bin/dunlin", 0, 0), whole);
+            assert_eq!(mapping("r--p", "/usr/lib/one two.so", 0, 0), whole);
+            assert_eq!(mapping("r--p", "/usr/bin/dunlin", 4, 0), []);
+            assert_eq!(mapping("r--p", "/usr/bin/dunlin", 0, 4), []);
+            assert_eq!(mapping("rwxp", "/usr/bin/dunlin", 0, 0), []);
+            assert_eq!(mapping("r-xp", "", 0, 0), []);
+            assert_eq!(mapping("r-xp", "[vdso]", 0, 0), []);
         }
 
         #[test]
-        fn code_that_was_let_go_of_runs_on() {
-            let_go_of_code();
+        fn what_was_let_go_of_comes_back() {
+            let_go_of_programs();
             assert_eq!("still here".to_uppercase(), "STILL HERE");
         }
     }
