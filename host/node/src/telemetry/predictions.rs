@@ -25,7 +25,9 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const PREDICTIONS_MAX: usize = 1 << 16;
 
 /// 1, 2 and 5 of each power of ten from a thousandth to a million, of either sign.
-pub(crate) const BOUNDS: [f64; 57] = bounds();
+pub(crate) const BOUNDS: [f64; BOUND_COUNT] = bounds();
+
+const BOUND_COUNT: usize = 57;
 
 #[derive(Debug)]
 pub(crate) struct Predictions {
@@ -44,7 +46,7 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone)]
 pub(crate) struct Values {
     /// One for each of [`BOUNDS`], and one for what is above the last.
-    pub(crate) counts: [u64; BOUNDS.len() + 1],
+    pub(crate) counts: [u64; BOUND_COUNT + 1],
     pub(crate) sum: f64,
 }
 
@@ -53,7 +55,7 @@ impl Predictions {
         let values = match monitoring.model_type {
             ModelType::Classification => None,
             ModelType::Regression => Some(Values {
-                counts: [0; BOUNDS.len() + 1],
+                counts: [0; BOUND_COUNT + 1],
                 sum: 0.0,
             }),
         };
@@ -230,12 +232,12 @@ impl<'de> Visitor<'de> for Below<'_> {
     }
 }
 
-const fn bounds() -> [f64; 57] {
+const fn bounds() -> [f64; BOUND_COUNT] {
     const POSITIVE: [f64; 28] = [
         1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1e0, 2e0, 5e0, 1e1, 2e1, 5e1, 1e2,
         2e2, 5e2, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6,
     ];
-    let mut bounds = [0.0; 57];
+    let mut bounds = [0.0; BOUND_COUNT];
     let mut at = 0;
     while at < POSITIVE.len() {
         bounds[29 + at] = POSITIVE[at];
@@ -309,7 +311,7 @@ mod tests {
         let values = seen.values.unwrap();
         let bucket = |bound: f64| values.counts[BOUNDS.iter().position(|b| *b == bound).unwrap()];
         assert_eq!((bucket(-2.0), bucket(0.0), bucket(0.5)), (1, 1, 1));
-        assert_eq!((values.counts[BOUNDS.len()], seen.unread), (1, 1));
+        assert_eq!((values.counts[BOUND_COUNT], seen.unread), (1, 1));
         assert!(BOUNDS.is_sorted());
     }
 
