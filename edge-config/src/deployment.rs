@@ -27,7 +27,7 @@ const LAYOUT: Layout = &[
     ),
     (
         "predictor",
-        &["path", "target", "config", "grants", "models"],
+        &["path", "target", "stack", "config", "grants", "models"],
     ),
     ("predictor.models[]", model::KEYS),
     (
@@ -79,6 +79,8 @@ pub struct Predictor {
     /// folder of `dunlin.yaml` unless it is absolute. In a package the title of the component.
     pub path: PathBuf,
     pub target: GuestTarget,
+    /// Bytes of memory for what Rust keeps on its stack.
+    pub stack: u64,
     /// What `init` is given.
     pub config: serde_json::Map<String, serde_json::Value>,
     pub grants: Grants,
@@ -244,6 +246,7 @@ fn check_predictor(section: &Section<'_>) -> Option<Predictor> {
         path => Ok(PathBuf::from(path)),
     });
     let target = section.one_of("target", GuestTarget::Wasm32Wasip2, &GuestTarget::ALL);
+    let stack = section.size("stack", 256 * KI, 64 * KI..=64 * MI);
     let config = section.read("config", |value| match value.to_json() {
         serde_json::Value::Object(config) => Ok(config),
         _ => Err(format!(
@@ -268,7 +271,7 @@ fn check_predictor(section: &Section<'_>) -> Option<Predictor> {
         )),
     });
     if !section.has("path") {
-        for key in ["target", "config", "grants"] {
+        for key in ["target", "stack", "config", "grants"] {
             if section.has(key) {
                 section.refuse(
                     key,
@@ -280,6 +283,7 @@ fn check_predictor(section: &Section<'_>) -> Option<Predictor> {
     Some(Predictor {
         path: path?,
         target,
+        stack,
         config: config.unwrap_or_default(),
         grants,
     })

@@ -133,6 +133,8 @@ mod dtype;
 mod error;
 mod export;
 mod form;
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+mod heap;
 mod host;
 pub mod log;
 pub mod metrics;

@@ -31,7 +31,7 @@ pub(crate) enum Source {
     /// There is none: the node serves the models.
     Nothing,
     /// A crate, to be compiled.
-    Crate { dir: PathBuf, target: GuestTarget },
+    Crate(GuestBuild),
     /// A component that something else made.
     Component(PathBuf),
 }
@@ -74,10 +74,11 @@ impl Project {
         {
             return Source::Component(path);
         }
-        Source::Crate {
-            dir: path,
-            target: predictor.target,
-        }
+        let target = match predictor.target {
+            GuestTarget::Wasm32Wasip2 => build::GuestTarget::Wasip2,
+            GuestTarget::Wasm32UnknownUnknown => build::GuestTarget::Unknown,
+        };
+        Source::Crate(GuestBuild::new(path, target, predictor.stack))
     }
 
     /// Builds the predictor where it is a crate, and checks that a node can run it.
@@ -92,7 +93,7 @@ impl Project {
                 path,
                 built: None,
             },
-            Source::Crate { dir, target } => compile(dir, target, progress)?,
+            Source::Crate(guest) => compile(&guest, progress)?,
         };
         self.check_world(&component)?;
         Ok(Some(component))
@@ -121,20 +122,13 @@ pub(crate) fn is_deployment_file(path: &Path) -> bool {
     matches!(extension, Some("yaml" | "yml")) && path.is_file()
 }
 
-fn compile(
-    dir: PathBuf,
-    target: GuestTarget,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Component, Failure> {
+fn compile(guest: &GuestBuild, progress: &mut dyn FnMut(&str)) -> Result<Component, Failure> {
+    let dir = &guest.dir;
     if !dir.join("Cargo.toml").is_file() {
         return Err(Failure::new(Exit::NotFound, format!("{} has no Cargo.toml", dir.display()))
             .next("write the folder of the predictor's crate, or a .wasm component, as predictor.path in dunlin.yaml"));
     }
-    let target = match target {
-        GuestTarget::Wasm32Wasip2 => build::GuestTarget::Wasip2,
-        GuestTarget::Wasm32UnknownUnknown => build::GuestTarget::Unknown,
-    };
-    let built = build::build(&GuestBuild::new(dir, target), progress).map_err(|error| {
+    let built = build::build(guest, progress).map_err(|error| {
         let advice = error.downcast_ref().map(NotBuilt::advice);
         let failure = Failure::from(error);
         match advice {

@@ -238,9 +238,10 @@ pub(crate) fn engine_config(sandbox: &SandboxConfig) -> Config {
         .max_memories_per_component(MEMORIES_PER_COMPONENT)
         .max_memory_size(usize::try_from(sandbox.guest_memory_max).unwrap_or(usize::MAX))
         .max_unused_warm_slots(instances.min(32))
-        // Unmapping a page and faulting it in again costs more than clearing it: keep what a small
-        // predictor touches resident.
-        .linear_memory_keep_resident(64 << 10)
+        // To unmap a page and to fault it in again costs more than to clear it, and all threads have a
+        // part in it. So all of a small predictor's memory stays resident: what `dunlin build` gives
+        // it from the start for its stack, its data and its heap.
+        .linear_memory_keep_resident(512 << 10)
         .table_keep_resident(16 << 10)
         // wasmtime issue 14357.
         .pagemap_scan(Enabled::No);

@@ -10,8 +10,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::GuestTarget;
 use super::standard_library::{StandardLibrary, rustc_of};
+use super::{GuestBuild, GuestTarget};
 use crate::process::{self, Line};
 
 /// Small, fast and without unwinding: a panic is a trap, which discards the instance.
@@ -25,6 +25,10 @@ const PROFILE: [&str; 8] = [
     "profile.release.overflow-checks=false",
     "profile.release.incremental=false",
 ];
+
+/// Bytes of heap that a component has from the start: to grow its memory in each instance costs a node
+/// more than all of a small predictor's work.
+const INITIAL_HEAP: u64 = 128 << 10;
 
 /// Variables that would make one machine's guest differ from another's, or build it for the host.
 const IGNORED: [&str; 5] = [
@@ -146,7 +150,7 @@ impl Crate {
 /// Compiles the crate as a `cdylib` and gives the path of the `.wasm`.
 pub(super) fn compile(
     the_crate: &Crate,
-    target: GuestTarget,
+    guest: &GuestBuild,
     standard_library: &StandardLibrary,
     target_dir: &Path,
     progress: &mut dyn FnMut(&str),
@@ -157,7 +161,7 @@ pub(super) fn compile(
     command
         .args(["rustc", "--lib", "--crate-type", "cdylib", "--release"])
         .args(["--message-format", "json-render-diagnostics"])
-        .args(["--target", target.triple()])
+        .args(["--target", guest.target.triple()])
         .arg("--target-dir")
         .arg(target_dir)
         .arg("--manifest-path")
@@ -165,7 +169,7 @@ pub(super) fn compile(
     for setting in PROFILE {
         command.args(["--config", setting]);
     }
-    command.args(["--config", &remap_paths(target, standard_library)?]);
+    command.args(["--config", &remap_paths(guest.target, standard_library)?]);
     if let Some(dir) = the_crate.manifest.parent() {
         command.current_dir(dir);
     }
@@ -181,6 +185,14 @@ pub(super) fn compile(
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTC", rustc_of(sysroot));
     }
+
+    // The linker takes multiples of 16.
+    let stack = guest.stack.next_multiple_of(16);
+    command
+        .args(["--", "-C"])
+        .arg(format!("link-arg=-zstack-size={stack}"))
+        .arg("-C")
+        .arg(format!("link-arg=--initial-heap={INITIAL_HEAP}"));
 
     let mut wasm = None;
     let mut messages: Vec<String> = Vec::new();

@@ -68,21 +68,24 @@ impl FromStr for GuestTarget {
 }
 
 /// One guest to build.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestBuild {
     /// The folder with the predictor's `Cargo.toml`.
     pub dir: PathBuf,
     pub target: GuestTarget,
+    /// Bytes for what the predictor keeps on its stack.
+    pub stack: u64,
     /// Where Cargo builds. Without it: `guests` below the target directory that Cargo itself would
     /// use, so that guests share one standard library and a build of the host is left alone.
     pub target_dir: Option<PathBuf>,
 }
 
 impl GuestBuild {
-    pub fn new(dir: impl Into<PathBuf>, target: GuestTarget) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, target: GuestTarget, stack: u64) -> Self {
         Self {
             dir: dir.into(),
             target,
+            stack,
             target_dir: None,
         }
     }
@@ -141,13 +144,7 @@ pub fn build(guest: &GuestBuild, progress: &mut dyn FnMut(&str)) -> Result<Built
         .target_dir
         .clone()
         .unwrap_or_else(|| the_crate.target_dir.join("guests"));
-    let wasm = cargo::compile(
-        &the_crate,
-        guest.target,
-        &standard_library,
-        &target_dir,
-        progress,
-    )?;
+    let wasm = cargo::compile(&the_crate, guest, &standard_library, &target_dir, progress)?;
     let (component, path) = match guest.target {
         // rustc's linker for this target has made a component of it already.
         GuestTarget::Wasip2 => (

@@ -281,7 +281,7 @@ fn files_of_project(project: &Project) -> Vec<FileOf> {
     let mut files = Vec::new();
     if let Some(predictor) = &project.deployment.predictor {
         files.push(match project.source() {
-            Source::Crate { .. } => file(&predictor.path.join("Cargo.toml"), "crate"),
+            Source::Crate(_) => file(&predictor.path.join("Cargo.toml"), "crate"),
             _ => file(&predictor.path, "predictor"),
         });
     }
