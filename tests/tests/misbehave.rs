@@ -182,6 +182,7 @@ async fn a_secret_of_the_guest_is_for_the_log() {
         ("memory?count=1", ""),
         ("trap", "unreachable"),
         ("recurse", "call stack overflowed"),
+        ("recurse-wide", "call stack overflowed"),
         ("many-tensors", "limits.tensor_memory"),
     ] {
         let answer = misbehave(&node, "misbehave", behaviour).await;

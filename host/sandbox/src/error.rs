@@ -45,7 +45,10 @@ pub enum CallError {
         "the predictor held more than {limit} bytes in tensors on the node (limits.tensor_memory)"
     )]
     TensorMemory { limit: u64 },
-    #[error("the predictor's call stack overflowed")]
+    #[error(
+        "the predictor's call stack overflowed; if that is no endless recursion, give it more \
+         (predictor.stack)"
+    )]
     StackOverflow,
     #[error("the predictor did not answer within {0:?}")]
     DeadlineExceeded(Duration),

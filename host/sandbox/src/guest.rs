@@ -11,7 +11,7 @@ use std::{
 
 use dunlin_inference::{Model, Registry, RunObserver};
 use edge_config::{Grants, Limits};
-use wasmtime::{ResourceLimiter, component::ResourceTable};
+use wasmtime::{ResourceLimiter, Trap, component::ResourceTable};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
@@ -97,11 +97,25 @@ impl Guest {
                 limit: self.shared.limits.memory,
             };
         }
-        if trap.downcast_ref() == Some(&wasmtime::Trap::StackOverflow) {
+        if trap.downcast_ref() == Some(&Trap::StackOverflow) || is_below_its_stack(&trap) {
             return CallError::StackOverflow;
         }
         CallError::Trap(trap)
     }
+}
+
+/// A predictor's own stack lies below all else in its memory, and grows down. Whatever runs over it
+/// reaches for an address below zero, which is one at the end of what 32 bits can address.
+fn is_below_its_stack(trap: &wasmtime::Error) -> bool {
+    const BELOW_ZERO: u64 = 0xc000_0000;
+    // wasmtime tells the address in this text alone.
+    let address = |cause: &(dyn std::error::Error + 'static)| {
+        let text = cause.to_string();
+        let text = text.strip_prefix("memory fault at wasm address 0x")?;
+        u64::from_str_radix(text.split(' ').next()?, 16).ok()
+    };
+    trap.downcast_ref() == Some(&Trap::MemoryOutOfBounds)
+        && trap.chain().filter_map(address).any(|at| at >= BELOW_ZERO)
 }
 
 /// No file, no argument, no variable, no socket; standard output goes to the log. The clocks stand
