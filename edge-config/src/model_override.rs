@@ -15,10 +15,7 @@ use crate::yaml;
 const ORIGIN: &str = "config";
 
 const LAYOUT: Layout = &[
-    (
-        "",
-        &["max_batch_size", "dynamic_batching", "instance_group"],
-    ),
+    ("", &ModelOverride::KEYS),
     (
         "dynamic_batching",
         &[
@@ -46,6 +43,9 @@ pub struct ModelOverride {
 }
 
 impl ModelOverride {
+    /// What of a model's configuration a load can change.
+    pub const KEYS: [&'static str; 3] = ["max_batch_size", "dynamic_batching", "instance_group"];
+
     /// Checks the text of an override against the model that it is for. Numbers may be written as
     /// texts, as some clients do.
     ///

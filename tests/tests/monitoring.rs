@@ -51,6 +51,21 @@ async fn labels_are_bounded_and_values_are_measured() {
     for value in [json!(-4), json!([0.5, 0.6]), json!("none")] {
         let _answer = node.post_json("/values", &value).await.ok();
     }
+    // Tensors count where one of them is what is counted.
+    let values = monitored("regression", "outputs.numbers");
+    node.deploy_as("tensors", &values.path()).await;
+    let question = json!({"inputs": [
+        {"name": "numbers", "datatype": "FP32", "shape": [2], "data": [1.5, 2.5]},
+        {"name": "words", "datatype": "BYTES", "shape": [0], "data": []},
+    ]});
+    let _answer = node
+        .post_json("/v2/models/tensors/infer", &question)
+        .await
+        .ok();
+    let _answer = node
+        .post_json("/v2/models/values/infer", &question)
+        .await
+        .ok();
     let metrics = node.metrics().await;
     let series = metrics.text.lines();
     let series = series.filter(|line| line.starts_with("dunlin_predictions_total{"));
@@ -71,6 +86,10 @@ async fn labels_are_bounded_and_values_are_measured() {
         (
             "dunlin_prediction_value_bucket{deployment=\"values\",revision=\"1\",le=\"0.5\"}",
             2.0,
+        ),
+        (
+            "dunlin_prediction_value_sum{deployment=\"tensors\",revision=\"1\"}",
+            4.0,
         ),
         (
             "dunlin_predictions_unread_total{deployment=\"values\",revision=\"1\"}",

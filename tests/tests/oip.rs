@@ -179,9 +179,12 @@ async fn a_raw_body_is_the_only_input() {
 async fn a_compressed_body_is_read() {
     let node = digits().await;
     let body = question().to_string();
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(body.as_bytes()).unwrap();
-    let gzip = gzip.finish().unwrap();
+    let member = |text: &str| {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(text.as_bytes()).unwrap();
+        gzip.finish().unwrap()
+    };
+    let gzip = member(&body);
     let mut deflate = ZlibEncoder::new(Vec::new(), Compression::default());
     deflate.write_all(body.as_bytes()).unwrap();
     let deflate = deflate.finish().unwrap();
@@ -191,6 +194,19 @@ async fn a_compressed_body_is_read() {
     };
     check_logits(&post("gzip", &gzip).await);
     check_logits(&post("deflate", &deflate).await);
+    // What is written in parts is one text.
+    let (front, back) = body.split_at(body.len() / 2);
+    check_logits(&post("gzip", &[member(front), member(back)].concat()).await);
+    for (encoding, whole) in [("gzip", &gzip), ("deflate", &deflate)] {
+        let followed = post(encoding, &[whole, &b"!"[..]].concat()).await;
+        let refused = followed.error(400);
+        assert!(refused.contains("decompressed"), "{encoding}: {refused}");
+    }
+    let both = node.request(Method::POST, INFER).body(gzip.clone());
+    let both = both.header("content-encoding", "identity");
+    check_logits(&send(both.header("content-encoding", "gzip")).await);
+    let twice = post("gzip, gzip", &gzip).await.error(415);
+    assert!(twice.contains("gzip, gzip"), "{twice}");
     check_logits(&post("identity", body.as_bytes()).await);
     // The length of the JSON is that of the uncompressed one.
     let binary = Binary::question();

@@ -315,6 +315,10 @@ async fn inferences_as_the_contract_has_them() {
     let output = |parameters: Value| {
         asked(|q| q["outputs"] = json!([{"name": "logits", "parameters": parameters}]))
     };
+    let hidden = |key: &str| {
+        let closed = "]".repeat(100_000);
+        format!("{{\"{key}\": [], \"else\": {deep}{closed}}}")
+    };
     let with = |parameters: Value| asked(|q| q["parameters"] = parameters);
     let top = |answer: &Answer| {
         let output = &answer.json()["outputs"][0];
@@ -473,7 +477,41 @@ async fn refusals_as_the_contract_has_them() {
                 400,
                 Check::Says("twice"),
             ),
-            post("very deep JSON", INFER, deep, 400, Check::Says("JSON")),
+            post(
+                "very deep JSON",
+                INFER,
+                deep.clone(),
+                400,
+                Check::Says("JSON"),
+            ),
+            post(
+                "very deep JSON where nobody looks",
+                INFER,
+                hidden("inputs"),
+                400,
+                Check::Says("deep"),
+            ),
+            post(
+                "the same by KServe v1",
+                v1,
+                hidden("instances"),
+                400,
+                Check::Says("deep"),
+            ),
+            post(
+                "a list of what an object would have",
+                INFER,
+                "[null, null, []]",
+                400,
+                Check::Says("object"),
+            ),
+            post(
+                "a number beyond the datatype",
+                INFER,
+                with_input(|i| i["data"][0] = json!(1e39)),
+                400,
+                Check::Says("out of range for FP32"),
+            ),
             post(
                 "more rows than a run takes",
                 INFER,

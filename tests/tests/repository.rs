@@ -78,6 +78,18 @@ async fn a_load_may_change_how_a_model_is_run() {
     let config = node.fetch("/v2/models/digits/config").await.ok().json();
     assert_eq!(config["max_batch_size"], json!(16));
     assert_eq!(config["instance_group"][0]["count"], json!(2));
+    // What it said may come back, and stays.
+    let _loaded = node
+        .post_json(LOAD, &load(json!(config.to_string())))
+        .await
+        .ok();
+    assert_eq!(
+        node.fetch("/v2/models/digits/config").await.ok().json(),
+        config
+    );
+    let other = json!({"backend": "tensorrt"}).to_string();
+    let refused = node.post_json(LOAD, &load(json!(other))).await.error(400);
+    assert!(refused.contains("backend"), "{refused}");
     assert_eq!(
         config["dynamic_batching"]["preferred_batch_size"],
         json!([4, 8])

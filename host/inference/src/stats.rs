@@ -143,8 +143,9 @@ impl Stats {
     }
 
     /// A call of something that computes by itself, without a queue or batches, has its answer.
-    pub fn answered(&self, took: Duration) {
+    pub fn answered(&self, waited: Duration, took: Duration) {
         let times = Times {
+            queue: waited,
             compute_infer: took,
             ..Times::default()
         };

@@ -85,7 +85,7 @@ impl Accounts {
         parts: &Parts,
     ) -> Option<Arc<Account>> {
         let traces = self.traces.as_ref();
-        let trace = traces.and_then(|traces| traces.begin(&parts.headers, started));
+        let trace = traces.and_then(|traces| traces.begin(request_id, &parts.headers, started));
         if self.access == AccessLog::None && trace.is_none() {
             return None;
         }
@@ -159,7 +159,6 @@ impl Account {
             KeyValue::text("url.path", &self.path),
             KeyValue::number("http.response.status_code", status.into()),
             KeyValue::text("client.address", &self.client.ip().to_string()),
-            KeyValue::text("dunlin.request_id", &self.request_id),
         ];
         if let Some(code) = grpc_status {
             attributes.push(KeyValue::text("rpc.system", "grpc"));

@@ -59,6 +59,10 @@ impl Deployment {
             let models = revision.models.iter();
             let stats = models.map(|(name, model)| (name.clone(), Arc::clone(model.stats())));
             figures.set_models(stats.collect());
+            let predictor = revision.predictor.as_ref();
+            if predictor.is_some_and(|predictor| predictor.signature().is_some()) {
+                figures.set_takes_tensors();
+            }
             if let Some(monitoring) = &revision.monitoring {
                 figures.monitor(monitoring.clone());
             }

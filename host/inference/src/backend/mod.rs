@@ -68,6 +68,13 @@ pub trait Session: Send + Sync {
     }
 }
 
+/// Whether a run of these takes so much memory that what an engine or the allocator would keep of it for
+/// the next is given back instead.
+pub(crate) fn is_large(inputs: &[Tensor]) -> bool {
+    const LARGE_BYTES: usize = 4 << 20;
+    inputs.iter().map(|input| input.data().len()).sum::<usize>() >= LARGE_BYTES
+}
+
 /// How a model is to be run. Models of the same content with different options are different.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelOptions {

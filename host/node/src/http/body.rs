@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use flate2::{
     Compression,
-    read::{GzDecoder, ZlibDecoder},
+    bufread::{MultiGzDecoder, ZlibDecoder},
     write::{GzEncoder, ZlibEncoder},
 };
 use http::{HeaderMap, HeaderValue, Response, header};
@@ -202,10 +202,18 @@ pub(crate) async fn read(
             let small = bytes.len() < OFF_THREAD_BYTES;
             let inflating = move || {
                 let inflated = match encoding {
-                    Encoding::Deflate => inflate(ZlibDecoder::new(&*bytes), limit, &mut room),
-                    _ => inflate(GzDecoder::new(&*bytes), limit, &mut room),
+                    Encoding::Deflate => {
+                        let mut decoder = ZlibDecoder::new(&*bytes);
+                        let inflated = inflate(&mut decoder, limit, &mut room)?;
+                        match decoder.get_ref() {
+                            [] => inflated,
+                            _ => return Err(Failure::bad_request(BEHIND)),
+                        }
+                    }
+                    // A file of gzip may have several members.
+                    _ => inflate(MultiGzDecoder::new(&*bytes), limit, &mut room)?,
                 };
-                inflated.map(|inflated| (inflated, room))
+                Ok((inflated, room))
             };
             let inflated;
             (inflated, room) = off_thread(small, inflating).await??;
@@ -216,6 +224,8 @@ pub(crate) async fn read(
     Ok(bytes)
 }
 
+const BEHIND: &str = "the request body cannot be decompressed: something follows its end";
+
 enum Encoding {
     Identity,
     Gzip,
@@ -224,19 +234,24 @@ enum Encoding {
 
 impl Encoding {
     fn of(headers: &HeaderMap) -> Result<Self, Failure> {
-        let Some(value) = headers.get(header::CONTENT_ENCODING) else {
-            return Ok(Self::Identity);
-        };
-        // RFC 9110, 8.4.1: not sensitive to case, and x-gzip is gzip.
-        match value.as_bytes().to_ascii_lowercase().as_slice() {
-            b"identity" => Ok(Self::Identity),
-            b"gzip" | b"x-gzip" => Ok(Self::Gzip),
-            b"deflate" => Ok(Self::Deflate),
-            other => Err(Failure::new(
+        // RFC 9110, 8.4: several headers are one list, names are not sensitive to case, and x-gzip is
+        // gzip.
+        let values = headers.get_all(header::CONTENT_ENCODING).iter();
+        let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
+        let values = values.collect::<Vec<_>>().join(",");
+        let names = values.split(',').map(str::trim);
+        let names: Vec<&str> = names
+            .filter(|name| !matches!(*name, "" | "identity"))
+            .collect();
+        match names[..] {
+            [] => Ok(Self::Identity),
+            ["gzip" | "x-gzip"] => Ok(Self::Gzip),
+            ["deflate"] => Ok(Self::Deflate),
+            _ => Err(Failure::new(
                 http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 format!(
                     "content-encoding {} is not understood; use gzip, deflate or none",
-                    String::from_utf8_lossy(other)
+                    names.join(", ")
                 ),
             )),
         }

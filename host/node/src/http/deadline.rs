@@ -18,11 +18,14 @@ pub(crate) fn of(
     limits: &Limits,
     started: Instant,
 ) -> Result<Deadline, Failure> {
-    let budget = match headers.get(HEADER) {
-        Some(value) => asked(value.as_bytes())?.min(limits.deadline),
-        None => limits.deadline,
-    };
+    let budget = of_client(headers)?.map_or(limits.deadline, |asked| asked.min(limits.deadline));
     Ok(Deadline::since(started, budget))
+}
+
+/// So long the client waits, where it says so.
+pub(crate) fn of_client(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    let value = headers.get(HEADER);
+    value.map(|value| asked(value.as_bytes())).transpose()
 }
 
 fn asked(value: &[u8]) -> Result<Duration, Failure> {

@@ -39,11 +39,19 @@ struct Request<'a> {
 struct Inputs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 #[derive(Serialize)]
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     outputs: Outputs<'a>,
 }
 
 struct Outputs<'a>(&'a [(String, Tensor)]);
+
+impl<'a> Answer<'a> {
+    pub(super) fn of(outputs: &'a [(String, Tensor)]) -> Self {
+        Self {
+            outputs: Outputs(outputs),
+        }
+    }
+}
 
 /// `path` is what follows the deployment's name.
 pub(super) async fn predict(
@@ -67,9 +75,7 @@ pub(super) async fn predict(
     let inputs = decode(request.inputs, model.signature())?;
     let run = predict::run(model, inputs, deadline, exchange.trace());
     let outputs = exchange.node.turns.share(&revision.share, run).await?;
-    let answer = body::json(&Answer {
-        outputs: Outputs(&outputs),
-    });
+    let answer = body::json(&Answer::of(&outputs));
     within(answer, revision.limits.response_body)
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dunlin_inference::{Model, NamedTensors, one_line};
+use dunlin_inference::{Model, NamedTensors, Tensor, one_line};
 use dunlin_sandbox::{CallError, Deadline, Predictor, Stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     deployment::{Deployment, NotServing, Revision},
-    telemetry::{Figures, Predictions, Rejection},
+    telemetry::{Figures, PREDICTIONS_MAX, Predictions, Rejection},
     traces::{PredictorCall, Trace},
     turns::Share,
 };
@@ -67,6 +67,19 @@ fn monitor(predictions: &Predictions, response: &Response<ReplyBody>) {
         && let Some(body) = body::bytes(response)
     {
         predictions.answered(&body);
+    }
+}
+
+/// Counts what tensors predict, where one of them is what is counted.
+pub(super) fn monitor_tensors(predictions: &Predictions, outputs: &[(String, Tensor)]) {
+    let elements = outputs
+        .iter()
+        .map(|(_, tensor)| tensor.element_count())
+        .max();
+    if elements.is_some_and(|elements| elements <= PREDICTIONS_MAX)
+        && let Ok(json) = serde_json::to_vec(&models_alone::Answer::of(outputs))
+    {
+        predictions.answered_if_there(&json);
     }
 }
 

@@ -181,12 +181,14 @@ fn queues(text: &mut Exposition, deployments: &[Scraped]) {
 
 fn counted(scraped: &Scraped) -> impl Iterator<Item = Counted<'_>> {
     scraped.revisions.iter().flat_map(move |revision| {
-        let models: BTreeMap<_, _> = revision.figures.models();
-        let only = models.len() == 1;
+        let figures = &revision.figures;
+        let models: BTreeMap<_, _> = figures.models();
+        // By the deployment's name the protocol reaches the predictor, if that takes tensors itself.
+        let is_deployment = models.len() == 1 && !figures.takes_tensors();
         models.into_iter().map(move |(model, stats)| Counted {
             deployment: scraped.name(),
             revision: &revision.number,
-            protocol_name: match only {
+            protocol_name: match is_deployment {
                 true => scraped.name().to_owned(),
                 false => format!("{}.{model}", scraped.name()),
             },

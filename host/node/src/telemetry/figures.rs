@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,7 @@ pub(crate) struct Figures {
     /// Of the predictor's own tensors.
     pub(crate) tensors: Stats,
     models: Mutex<BTreeMap<String, Arc<Stats>>>,
+    takes_tensors: AtomicBool,
     /// Where the revision says that it is to be monitored.
     predictions: OnceLock<Predictions>,
 }
@@ -65,6 +66,7 @@ impl Figures {
             guest: Histogram::of_durations(),
             tensors: Stats::default(),
             models: Mutex::default(),
+            takes_tensors: AtomicBool::new(false),
             predictions: OnceLock::new(),
         }
     }
@@ -80,6 +82,15 @@ impl Figures {
         if let Some(guest) = times.guest {
             self.guest.add_duration(guest);
         }
+    }
+
+    /// The predictor takes tensors by itself.
+    pub(crate) fn set_takes_tensors(&self) {
+        self.takes_tensors.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn takes_tensors(&self) -> bool {
+        self.takes_tensors.load(Ordering::Relaxed)
     }
 
     pub(crate) fn monitor(&self, monitoring: Monitoring) {

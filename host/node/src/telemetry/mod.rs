@@ -20,7 +20,7 @@ use std::{
 use dunlin_sandbox::{LogEntry, LogLevel, Measurement, Observer};
 
 pub(crate) use figures::{Figures, Responses};
-pub(crate) use predictions::{BOUNDS as PREDICTION_BOUNDS, Predictions, Seen};
+pub(crate) use predictions::{BOUNDS as PREDICTION_BOUNDS, PREDICTIONS_MAX, Predictions, Seen};
 pub(crate) use predictor::{PredictorMetric, PredictorMetrics, VALUE_BOUNDS};
 pub(crate) use rejection::{Rejection, Rejections};
 

@@ -22,7 +22,7 @@ pub(crate) const OTHER: &str = "__other__";
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Predictions of one answer that are read.
-const PREDICTIONS_MAX: usize = 1 << 16;
+pub(crate) const PREDICTIONS_MAX: usize = 1 << 16;
 
 /// 1, 2 and 5 of each power of ten from a thousandth to a million, of either sign.
 pub(crate) const BOUNDS: [f64; BOUND_COUNT] = bounds();
@@ -75,9 +75,18 @@ impl Predictions {
         if found.is_empty() {
             seen.unread += 1;
         }
-        for prediction in found {
-            seen.count(prediction);
-        }
+        found
+            .into_iter()
+            .for_each(|prediction| seen.count(prediction));
+    }
+
+    /// As [`Predictions::answered`], of an answer that need not have any.
+    pub(crate) fn answered_if_there(&self, body: &[u8]) {
+        let found = self.find(body);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        found
+            .into_iter()
+            .for_each(|prediction| seen.count(prediction));
     }
 
     pub(crate) fn seen(&self) -> Seen {

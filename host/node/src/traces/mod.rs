@@ -53,13 +53,19 @@ impl Traces {
 
     /// The trace of a request, where it is one of the sample: the caller decides, and where the
     /// caller says nothing, the ratio does.
-    pub(crate) fn begin(&self, headers: &HeaderMap, started: Instant) -> Option<Trace> {
+    pub(crate) fn begin(
+        &self,
+        request_id: &str,
+        headers: &HeaderMap,
+        started: Instant,
+    ) -> Option<Trace> {
         let parent = Parent::of(headers);
         let sampled = match &parent {
             Some(parent) => parent.sampled,
             None => unit_random() < self.sample_ratio,
         };
-        sampled.then(|| Trace::new(parent, started)).flatten()
+        let trace = || Trace::new(request_id, parent, started);
+        sampled.then(trace).flatten()
     }
 
     pub(crate) fn end(&self, spans: otlp::Spans) {

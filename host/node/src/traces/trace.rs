@@ -18,6 +18,7 @@ pub(crate) type SpanId = [u8; 8];
 #[derive(Debug)]
 pub(crate) struct Trace {
     id: [u8; 16],
+    request_id: String,
     parent: Option<SpanId>,
     state: String,
     pub(crate) root: SpanId,
@@ -51,13 +52,14 @@ impl Clock {
 
 impl Trace {
     /// None where the system has no randomness for ids.
-    pub(super) fn new(parent: Option<Parent>, started: Instant) -> Option<Self> {
+    pub(super) fn new(request_id: &str, parent: Option<Parent>, started: Instant) -> Option<Self> {
         let (id, parent, state) = match parent {
             Some(parent) => (parent.trace_id, Some(parent.span_id), parent.state),
             None => (random()?, None, String::new()),
         };
         Some(Self {
             id,
+            request_id: request_id.to_owned(),
             parent,
             state,
             root: random()?,
@@ -107,7 +109,7 @@ impl Trace {
         let started = self.clock.instant;
         let mut root = self.make(self.root, self.parent, name, started, Instant::now());
         root.kind = otlp::KIND_SERVER;
-        root.attributes = attributes;
+        root.attributes.extend(attributes);
         root.status = failed.then(otlp::Status::error);
         spans.push(root);
         spans
@@ -130,7 +132,7 @@ impl Trace {
             kind: otlp::KIND_INTERNAL,
             start_time_unix_nano: self.clock.unix_ns(started),
             end_time_unix_nano: self.clock.unix_ns(ended),
-            attributes: Vec::new(),
+            attributes: vec![otlp::KeyValue::text("dunlin.request_id", &self.request_id)],
             status: None,
         }
     }

@@ -21,7 +21,7 @@ use super::convert;
 use super::files::{OnnxFile, Place};
 use crate::abort::Abort;
 use crate::backend::run_time::{RunTimes, sizes_of};
-use crate::backend::{GraphOptimization, ModelOptions, ModelSource, Session};
+use crate::backend::{GraphOptimization, ModelOptions, ModelSource, Session, is_large};
 use crate::error::EngineText;
 use crate::tensor::display_shape;
 use crate::{Dim, InferenceError, Signature, Tensor, TensorSpec};
@@ -32,6 +32,7 @@ pub(super) struct OrtSession {
     idle: Mutex<Vec<Running>>,
     returned: Condvar,
     sessions: u32,
+    arena: bool,
     /// Calls that run or wait for a session.
     calls: AtomicU32,
     /// None where inputs of the same shapes may take any time.
@@ -95,6 +96,7 @@ impl OrtSession {
             sessions: u32::try_from(sessions.len()).unwrap_or(u32::MAX),
             idle: Mutex::new(sessions),
             returned: Condvar::new(),
+            arena: options.onnxruntime.arena,
             calls: AtomicU32::new(0),
             run_times: (!loops).then(|| RunTimes::new(options.plans_max)),
         })
@@ -142,7 +144,11 @@ impl Session for OrtSession {
     }
 
     fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferenceError> {
-        self.run_with(&inputs, None)
+        let options = match self.arena && is_large(&inputs) {
+            true => Some(self.run_options(&inputs)?),
+            false => None,
+        };
+        self.run_with(&inputs, options.as_ref())
     }
 
     /// ONNX Runtime looks between two operators.
@@ -151,8 +157,7 @@ impl Session for OrtSession {
         inputs: Vec<Tensor>,
         abort: &Abort,
     ) -> Result<Vec<Tensor>, InferenceError> {
-        let options = RunOptions::new().map_err(|error| self.run_error(&inputs, &error))?;
-        let options = Arc::new(options);
+        let options = Arc::new(self.run_options(&inputs)?);
         let stops = Arc::clone(&options);
         // It cannot fail for options that are there.
         let _running = abort.stoppable(Box::new(move || drop(stops.terminate())));
@@ -169,6 +174,18 @@ impl Session for OrtSession {
 }
 
 impl OrtSession {
+    fn run_options(&self, inputs: &[Tensor]) -> Result<RunOptions, InferenceError> {
+        let options = || {
+            let mut options = RunOptions::new()?;
+            if self.arena && is_large(inputs) {
+                // Its arena keeps what it once needed, unless told otherwise.
+                options.add_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+            }
+            Ok(options)
+        };
+        options().map_err(|error| self.run_error(inputs, &error))
+    }
+
     fn run_with(
         &self,
         inputs: &[Tensor],

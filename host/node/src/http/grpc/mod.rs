@@ -26,7 +26,7 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::{
@@ -42,11 +42,13 @@ use self::{
     proto::grpc_inference_service_server::GrpcInferenceServiceServer,
     service::Service,
 };
-use super::{body::RequestBody, failure::Failure};
+use super::{body::RequestBody, deadline, failure::Failure};
 use crate::{
     account::Account, connection::Connection, error::NodeError, node::Node, request_id,
     traces::Trace,
 };
+
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// What a message has besides its tensors.
 const ENVELOPE_BYTES_MAX: u64 = 1 << 20;
@@ -105,7 +107,21 @@ where
 {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
-    let until = timeout(&parts.headers).map(|timeout| Instant::now() + timeout);
+    let until = match timeout(&parts.headers) {
+        Ok(timeout) => timeout.map(|timeout| Instant::now() + timeout),
+        Err(refused) => {
+            return answered(
+                refused.into_status(&id).into_http::<Body>(),
+                connection,
+                &id,
+            );
+        }
+    };
+    if !is_grpc(&parts.headers) {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return answered(answer, connection, &id);
+    }
     let started = std::time::Instant::now();
     let is_stream = parts.uri.path().ends_with("/ModelStreamInfer");
     let account = match is_stream {
@@ -175,11 +191,37 @@ where
     answer.map(|body| Leaving::new(body, client, pending))
 }
 
-/// What `grpc-timeout` says: at most eight digits and a unit. What is none is not there.
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers
-        .get("grpc-timeout")
-        .and_then(|value: &HeaderValue| value.to_str().ok())?;
+/// An answer that no handler gave.
+fn answered(mut answer: Response<Body>, client: Arc<Connection>, id: &str) -> Response<Leaving> {
+    request_id::stamp(answer.headers_mut(), id);
+    answer.map(|body| Leaving::new(body, client, Arc::default()))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    matches!(
+        content_type.strip_prefix(b"application/grpc"),
+        Some([] | [b'+' | b';', ..])
+    )
+}
+
+/// So long the client waits, where it says so, by gRPC's own header or by that of HTTP.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    let own = match headers.get(GRPC_TIMEOUT) {
+        None => None,
+        Some(value) => Some(grpc_timeout(value).ok_or_else(|| {
+            Failure::bad_request(format!(
+                "{GRPC_TIMEOUT} is not a number of at most eight digits and one of H, M, S, m, u, n"
+            ))
+        })?),
+    };
+    let asked = deadline::of_client(headers)?;
+    Ok(own.into_iter().chain(asked).min())
+}
+
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let value = value.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
@@ -242,11 +284,7 @@ mod tests {
 
     #[test]
     fn a_timeout_has_a_unit() {
-        let timeout = |text: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", HeaderValue::from_static(text));
-            timeout(&headers)
-        };
+        let timeout = |text: &'static str| grpc_timeout(&HeaderValue::from_static(text));
         assert_eq!(timeout("5S"), Some(Duration::from_secs(5)));
         assert_eq!(
             timeout("99999999H"),
@@ -254,6 +292,13 @@ mod tests {
         );
         assert_eq!(timeout("100m"), Some(Duration::from_millis(100)));
         assert_eq!(timeout("0n"), Some(Duration::ZERO));
+        let mut headers = HeaderMap::new();
+        headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("2S"));
+        headers.insert(deadline::HEADER, HeaderValue::from_static("1500"));
+        let told = super::timeout(&headers).ok().flatten();
+        assert_eq!(told, Some(Duration::from_millis(1500)));
+        headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("soon"));
+        assert!(super::timeout(&headers).is_err());
         for wrong in ["", "S", "5", "5s", "-5S", "123456789S", "1.5S"] {
             assert_eq!(timeout(wrong), None, "{wrong}");
         }

@@ -12,6 +12,7 @@ pub(crate) mod documents;
 pub(crate) mod question;
 pub(crate) mod repository;
 pub(crate) mod request;
+mod shallow;
 mod tensor_json;
 mod v1;
 
@@ -241,10 +242,11 @@ async fn read<T: Default + for<'de> Deserialize<'de>>(
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body).map_err(|error| {
-        Failure::new(
-            StatusCode::BAD_REQUEST,
-            format!("the request is not the JSON that is expected here: {error}"),
-        )
-    })
+    shallow::object(&body)
+        .and_then(|()| serde_json::from_slice(&body).map_err(|error| error.to_string()))
+        .map_err(|reason| {
+            Failure::bad_request(format!(
+                "the request is not the JSON that is expected here: {reason}"
+            ))
+        })
 }

@@ -51,19 +51,36 @@ pub(crate) struct Asked<'a> {
     pub(crate) deadline: Deadline,
 }
 
+impl Asked<'_> {
+    fn failed(&self) {
+        let stats = match &self.target {
+            TensorTarget::Predictor(..) => &self.model.deployment.figures.tensors,
+            TensorTarget::Model(model) => &**model.stats(),
+        };
+        stats.failed(self.started.elapsed());
+    }
+}
+
 impl Question {
     /// The outputs that were wanted, in the order in which they were.
     pub(crate) async fn answer(self, asked: Asked<'_>) -> Result<NamedTensors, Failure> {
         let Asked { model, target, .. } = &asked;
         let signature = target.signature();
-        self.check(signature)?;
         let deadline = self.parameters.shorten(&asked);
-        if Instant::now() >= deadline.at() {
-            return Err(predict::late());
-        }
+        let in_time = || match Instant::now() < deadline.at() {
+            true => Ok(()),
+            false => Err(predict::late()),
+        };
+        // What does not get as far as the model fails, too.
+        self.check(signature)
+            .and_then(|()| in_time())
+            .inspect_err(|_| asked.failed())?;
         let run = run(&asked, self.inputs, deadline);
         let share = &model.revision()?.share;
         let outputs = asked.node.turns.share(share, run).await?;
+        if let Some(predictions) = model.deployment.figures.predictions() {
+            predict::monitor_tensors(predictions, &outputs);
+        }
         choose(self.outputs, outputs, signature)
     }
 
@@ -124,7 +141,12 @@ async fn run(
                 traced.end(&called.times);
             }
             match called.answer {
-                Ok(_) => figures.tensors.answered(began.elapsed()),
+                Ok(_) => {
+                    let waited = called.times.instance_wait;
+                    figures
+                        .tensors
+                        .answered(waited, began.elapsed().saturating_sub(waited));
+                }
                 Err(_) => figures.tensors.failed(began.elapsed()),
             }
             Ok(called.answer?)

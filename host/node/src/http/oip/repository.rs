@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
-use edge_config::ModelControl;
+use edge_config::{ModelControl, ModelOverride};
 use http::{HeaderMap, StatusCode};
+use serde_json::{Map, Value};
 
 use super::{
-    address,
+    address::{self, address},
+    config,
     documents::{ModelIndex, ModelState},
 };
 use crate::{
@@ -103,9 +105,17 @@ async fn carry_out(node: &Arc<Node>, name: &str, change: Change) -> Result<(), F
     if node.control.deployments.get(name).is_none() {
         return Err(Failure::unknown_model(name));
     }
-    if let Change::Load(with) = &change {
-        check(with)?;
-    }
+    let change = match change {
+        Change::Load(with) => {
+            check(&with)?;
+            let changes = |config: String| changes(node, name, &config).unwrap_or(config);
+            Change::Load(Override {
+                config: with.config.map(changes),
+                ..with
+            })
+        }
+        Change::Unload => Change::Unload,
+    };
     let changing = node.changes.spawn({
         let (node, name) = (Arc::clone(node), name.to_owned());
         async move {
@@ -118,6 +128,29 @@ async fn carry_out(node: &Arc<Node>, name: &str, change: Change) -> Result<(), F
     let changed = changing.await;
     changed.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
     Ok(())
+}
+
+/// Clients read a model's whole configuration, change what they want, and send all of it: what a load
+/// cannot change may be in it, if it says what is.
+fn changes(node: &Node, name: &str, config: &str) -> Option<String> {
+    /// Of an instance group no more is said than how many runs there are at once.
+    const OF_GROUPS: [&str; 2] = ["name", "kind"];
+    let mut config: Map<String, Value> = serde_json::from_str(config).ok()?;
+    let model = address(node, name, None).ok()?;
+    let current = serde_json::to_value(config::config(&model).ok()?).ok()?;
+    config.retain(|key, value| {
+        ModelOverride::KEYS.contains(&key.as_str()) || current.get(key) != Some(value)
+    });
+    if let Some(Value::Array(groups)) = config.get_mut("instance_group") {
+        for (group, current) in groups.iter_mut().zip(current["instance_group"].as_array()?) {
+            if let Value::Object(group) = group {
+                group.retain(|key, value| {
+                    !OF_GROUPS.contains(&key.as_str()) || current.get(key) != Some(value)
+                });
+            }
+        }
+    }
+    serde_json::to_string(&config).ok()
 }
 
 fn check(with: &Override) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     question::{Parameters, Question, Wanted},
-    tensor_json,
+    shallow, tensor_json,
 };
 use crate::http::failure::Failure;
 
@@ -128,9 +128,11 @@ pub(super) fn decode(
         Some(length) => (body.slice(..length), body.slice(length..)),
         None => (body.clone(), Bytes::new()),
     };
-    let request: InferRequest<'_> = serde_json::from_slice(&json).map_err(|error| {
-        Failure::bad_request(format!("the request is not inference JSON: {error}"))
-    })?;
+    let request: InferRequest<'_> = shallow::object(&json)
+        .and_then(|()| serde_json::from_slice(&json).map_err(|error| error.to_string()))
+        .map_err(|reason| {
+            Failure::bad_request(format!("the request is not inference JSON: {reason}"))
+        })?;
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in request.inputs {
         let tensor = decode_input(&input, &mut binary)

@@ -184,15 +184,39 @@ impl<'de> Visitor<'de> for Elements<'_> {
     fn visit_f64<E: de::Error>(mut self, value: f64) -> Result<(), E> {
         self.element()?;
         let bytes = &mut *self.bytes;
-        match self.dtype {
-            DType::F64 => bytes.extend_from_slice(&value.to_le_bytes()),
-            DType::F32 => bytes.extend_from_slice(&(value as f32).to_le_bytes()),
-            DType::F16 => bytes.extend_from_slice(&f16::from_f64(value).to_le_bytes()),
-            DType::BF16 => bytes.extend_from_slice(&bf16::from_f64(value).to_le_bytes()),
+        let fits = match self.dtype {
+            DType::F64 => {
+                bytes.extend_from_slice(&value.to_le_bytes());
+                true
+            }
+            DType::F32 => {
+                let value = value as f32;
+                bytes.extend_from_slice(&value.to_le_bytes());
+                value.is_finite()
+            }
+            DType::F16 => {
+                let value = f16::from_f64(value);
+                bytes.extend_from_slice(&value.to_le_bytes());
+                value.is_finite()
+            }
+            DType::BF16 => {
+                let value = bf16::from_f64(value);
+                bytes.extend_from_slice(&value.to_le_bytes());
+                value.is_finite()
+            }
             _ => return Err(E::invalid_type(de::Unexpected::Float(value), &self)),
+        };
+        // JSON has no infinity, so nobody can have meant one.
+        if fits {
+            Ok(())
+        } else {
+            Err(out_of_range(value, self.dtype))
         }
-        Ok(())
     }
+}
+
+fn out_of_range<E: de::Error>(value: impl fmt::Display, dtype: DType) -> E {
+    E::custom(format_args!("{value} is out of range for {}", dtype.name()))
 }
 
 impl Elements<'_> {
@@ -205,12 +229,7 @@ impl Elements<'_> {
             self.element()?;
         }
         let bytes = &mut *self.bytes;
-        let out_of_range = |_| {
-            E::custom(format_args!(
-                "{value} is out of range for {}",
-                self.dtype.name()
-            ))
-        };
+        let out_of_range = |_| out_of_range(value, self.dtype);
         macro_rules! put {
             ($int:ty) => {
                 bytes.extend_from_slice(

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::{
     address::{self, Addressed},
     question::{Asked, Question},
+    shallow,
     tensor_json::{Nested, RowObjects, parse_nested},
 };
 use crate::{
@@ -78,8 +79,9 @@ pub(super) async fn predict(
     let target = model.target()?;
     let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
-    let request: V1Request<'_> = serde_json::from_slice(&body)
-        .map_err(|error| Failure::bad_request(format!("{EXPECTED}: {error}")))?;
+    let request: V1Request<'_> = shallow::object(&body)
+        .and_then(|()| serde_json::from_slice(&body).map_err(|error| error.to_string()))
+        .map_err(|reason| Failure::bad_request(format!("{EXPECTED}: {reason}")))?;
     let count = request.instances.len() as u64;
     let question = Question {
         inputs: inputs(&request.instances, target.signature())?,
