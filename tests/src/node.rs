@@ -295,6 +295,16 @@ impl Node {
             .or_else(|| output?.trim().parse().ok());
         kibibytes.expect("/proc or ps tells a process's memory") << 10
     }
+
+    /// The most that it ever had, where the system tells.
+    #[must_use]
+    pub fn peak_bytes(&self) -> Option<u64> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).ok()?;
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+    }
 }
 
 impl Drop for Node {

@@ -40,6 +40,26 @@ async fn check_unharmed(node: &Node, before: u64) {
     assert!(grown < 200, "{grown} MiB more");
 }
 
+/// A large body is held once: it grows into the place that it said it needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_is_not_held_twice() {
+    const BODY: u64 = 60 * MIB;
+    let node = Node::start(&NodeOptions::default());
+    let wide = Variant::of("digits", |yaml| {
+        yaml["limits"] = json!({"request_body": "64Mi"});
+    });
+    node.deploy(&wide.path()).await;
+    let Some(before) = node.peak_bytes() else {
+        return;
+    };
+    let body = vec![b' '; usize::try_from(BODY).expect("it fits")];
+    let refused = node.post(INFER, "application/json", body).await.error(400);
+    assert!(refused.contains("not a JSON object"), "{refused}");
+    let grown = node.peak_bytes().expect("as before").saturating_sub(before);
+    assert!(grown > BODY / 2, "{grown} bytes: it was not read");
+    assert!(grown < BODY + BODY / 2, "{grown} bytes more for {BODY}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gigabyte_that_is_declared_is_refused_before_it_is_sent() {
     let node = digits().await;

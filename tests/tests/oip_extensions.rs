@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 
 use dunlin_tests::{
-    Answer, Golden,
+    Answer, Browser, Golden,
     infer::{Binary, INFER, digits_and_echo, with_input},
     send,
 };
@@ -67,6 +67,18 @@ async fn what_was_done_is_counted() {
         stats["model_stats"][0]["inference_stats"]["success"]["count"],
         1
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_shows_the_document() {
+    let Some(browser) = Browser::find() else {
+        return;
+    };
+    let node = digits_and_echo("none").await;
+    let shown = browser.dump(&format!("{}/v2/docs", node.data_url()));
+    for part in ["/v2/models/{model}/infer", "InferRequest"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
