@@ -296,7 +296,13 @@ impl Node {
         kibibytes.expect("/proc or ps tells a process's memory") << 10
     }
 
-    /// The most that it ever had, where the system tells.
+    /// Lets [`Node::peak_bytes`] begin anew, where the system can.
+    pub fn reset_peak(&self) {
+        let path = format!("/proc/{}/clear_refs", self.process.id());
+        let _unless_it_cannot = std::fs::write(path, "5");
+    }
+
+    /// The most that it had since [`Node::reset_peak`], where the system tells.
     #[must_use]
     pub fn peak_bytes(&self) -> Option<u64> {
         let path = format!("/proc/{}/status", self.process.id());

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::{artifacts, until};
 
+/// The kind of a span that answers somebody.
+const SERVER: u64 = 2;
+
 const SOON: Duration = Duration::from_secs(60);
 
 /// Ended when it is dropped.
@@ -72,12 +75,12 @@ impl OtlpReceiver {
     pub fn trace_of(&self, request_id: &str) -> (Value, Vec<Value>) {
         until("the trace arrives", SOON, || {
             let spans = self.spans();
-            let own = |span: &&Value| span["attributes"]["dunlin.request_id"] == request_id;
-            let root = spans.iter().find(own)?.clone();
-            let others = spans
+            let own = |span: &Value| span["attributes"]["dunlin.request_id"] == request_id;
+            let (roots, others): (Vec<Value>, Vec<Value>) = spans
                 .into_iter()
-                .filter(|span| span["trace"] == root["trace"] && span["span"] != root["span"]);
-            Some((root.clone(), others.collect()))
+                .filter(own)
+                .partition(|span| span["kind"] == SERVER);
+            Some((roots.into_iter().next()?, others))
         })
     }
 }

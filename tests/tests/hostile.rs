@@ -49,6 +49,7 @@ async fn a_large_body_is_not_held_twice() {
         yaml["limits"] = json!({"request_body": "64Mi"});
     });
     node.deploy(&wide.path()).await;
+    node.reset_peak();
     let Some(before) = node.peak_bytes() else {
         return;
     };

@@ -315,10 +315,6 @@ async fn inferences_as_the_contract_has_them() {
     let output = |parameters: Value| {
         asked(|q| q["outputs"] = json!([{"name": "logits", "parameters": parameters}]))
     };
-    let hidden = |key: &str| {
-        let closed = "]".repeat(100_000);
-        format!("{{\"{key}\": [], \"else\": {deep}{closed}}}")
-    };
     let with = |parameters: Value| asked(|q| q["parameters"] = parameters);
     let top = |answer: &Answer| {
         let output = &answer.json()["outputs"][0];
@@ -410,6 +406,10 @@ async fn refusals_as_the_contract_has_them() {
     let node = digits_and_echo("none").await;
     let max = i64::MAX;
     let deep = "[".repeat(100_000);
+    let hidden = |key: &str| {
+        let closed = "]".repeat(100_000);
+        format!("{{\"{key}\": [], \"else\": {deep}{closed}}}")
+    };
     let with = |parameters: Value| asked(|q| q["parameters"] = parameters);
     let output = |parameters: Value| {
         asked(|q| q["outputs"] = json!([{"name": "logits", "parameters": parameters}]))

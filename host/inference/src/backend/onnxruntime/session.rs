@@ -179,7 +179,7 @@ impl OrtSession {
             let mut options = RunOptions::new()?;
             if self.arena && is_large(inputs) {
                 // Its arena keeps what it once needed, unless told otherwise.
-                options.add_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+                options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
             }
             Ok(options)
         };

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dunlin_sandbox::Deadline;
-use http::{Response, StatusCode};
+use http::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
