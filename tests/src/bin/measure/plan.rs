@@ -44,13 +44,13 @@ pub(crate) enum Servers {
 
 pub(crate) const FULL: Plan = Plan {
     windows_min: 3,
-    windows_max: 6,
-    warm_up: Duration::from_secs(1),
-    window: Duration::from_secs(3),
+    windows_max: 4,
+    warm_up: Duration::from_millis(500),
+    window: Duration::from_secs(2),
     digits_connections: &[1, 8, 32, 128],
     model_connections: &[1, 8, 32, 128],
     model_servers: Servers::All,
-    in_process: Duration::from_secs(3),
+    in_process: Duration::from_secs(2),
     starts: 9,
     settle: Duration::from_secs(2),
     deployments: 1000,
