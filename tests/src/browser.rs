@@ -11,7 +11,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// None where there is none; see [`artifacts::browser`].
+    /// None where there is none; `cargo xtask test` fetches one.
     #[must_use]
     pub fn find() -> Option<Self> {
         let program = artifacts::browser()?;

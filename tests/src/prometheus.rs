@@ -29,8 +29,8 @@ pub struct Prometheus {
 pub type Series = (Value, f64);
 
 impl Prometheus {
-    /// Starts a Prometheus that scrapes the node many times a second. None where there is none; see
-    /// [`artifacts::prometheus`].
+    /// Starts a Prometheus that scrapes the node many times a second. None where there is none;
+    /// `cargo xtask test` fetches one.
     ///
     /// # Panics
     /// It cannot be started.
