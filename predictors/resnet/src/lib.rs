@@ -1,7 +1,7 @@
 //! Says what is in a picture: the classes that ResNet-18 finds most probable, for a PNG or JPEG of
 //! any size.
 //!
-//! The model takes `image`, FP32 `[batch, 3, 224, 224]`, prepared as [`picture`] does, and gives
+//! The model takes `image`, FP32 `[batch, 3, 224, 224]`, prepared as `picture.rs` does, and gives
 //! `logits`, FP32 `[batch, classes]`.
 
 mod picture;
