@@ -48,7 +48,7 @@ pub(crate) const FULL: Plan = Plan {
     warm_up: Duration::from_millis(500),
     window: Duration::from_millis(1500),
     digits_connections: &[1, 8, 32, 128],
-    model_connections: &[1, 32],
+    model_connections: &[1, 8, 32, 128],
     model_servers: Servers::All,
     in_process: Duration::from_millis(1500),
     starts: 9,
