@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: from a fresh checkout to a prediction.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -73,6 +74,11 @@ struct DemoNode {
 impl DemoNode {
     fn start(dunlin: &Path, stay: Stay) -> Result<Self> {
         let dir = work_dir("demo")?;
+        // What another version of this checkout left there is of no use.
+        let old = dir.join("data");
+        if old.exists() {
+            fs::remove_dir_all(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+        }
         let [data, admin] = listen(stay);
         println!("\n==> Start a node");
         let mut process = Command::new(dunlin)

@@ -36,6 +36,15 @@ pub enum NodeError {
          restart the node, and deploy that again"
     )]
     StateLost { path: PathBuf },
+    #[error(
+        "the node's state, {path}, is of another version of Dunlin: its tables are of version \
+         {found}, and this one knows version {known}"
+    )]
+    StateVersion {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
     #[error("the node's state cannot be read or written")]
     Database(#[from] rusqlite::Error),
     #[error("the node's state is damaged: {0}")]

@@ -53,6 +53,9 @@ const SCHEMA: &str = "
         revision INTEGER NOT NULL
     ) STRICT;";
 
+/// Of the tables: another one for each change of them.
+const VERSION: i64 = 1;
+
 /// So many deleted names are remembered; the one deleted longest ago goes first.
 const RETIRED_MAX: i64 = 10_000;
 
@@ -62,10 +65,21 @@ impl State {
             path: path.to_owned(),
             source,
         })?;
-        let connection = connect(path).map_err(|source| NodeError::StateFile {
+        let unusable = |source| NodeError::StateFile {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let connection = connect(path).map_err(unusable)?;
+        if let Some(found) = other_version(&connection).map_err(unusable)? {
+            return Err(NodeError::StateVersion {
+                path: path.to_owned(),
+                found,
+                known: VERSION,
+            });
+        }
+        connection.execute_batch(SCHEMA).map_err(unusable)?;
+        let marked = connection.pragma_update(None, "user_version", VERSION);
+        marked.map_err(unusable)?;
         Ok(Self {
             connection: Mutex::new(connection),
             path: path.to_owned(),
@@ -209,8 +223,18 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
             Some(found),
         ));
     }
-    connection.execute_batch(SCHEMA)?;
     Ok(connection)
+}
+
+/// The version of tables that this node does not know.
+fn other_version(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let tables: i64 = connection.query_row(
+        "SELECT count(*) FROM sqlite_schema WHERE name = 'deployments'",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok((tables > 0 && version != VERSION).then_some(version))
 }
 
 #[cfg(test)]
@@ -226,6 +250,23 @@ mod tests {
             loaded: true,
             model_config: None,
         }
+    }
+
+    #[test]
+    fn tables_of_another_version_are_told_of_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        drop(State::open(&path).unwrap());
+        let connection = Connection::open(&path).unwrap();
+        let newer = VERSION + 1;
+        connection
+            .pragma_update(None, "user_version", newer)
+            .unwrap();
+        drop(connection);
+        let Err(NodeError::StateVersion { found, .. }) = State::open(&path) else {
+            unreachable!("it is of another version");
+        };
+        assert_eq!(found, newer);
     }
 
     #[test]

@@ -154,6 +154,10 @@ async fn serve(
                 "put back a copy of it; or move it away with the files beside it (-wal, -shm), \
                  start again, and deploy again",
             ),
+            NodeError::StateVersion { .. } => Some(
+                "give another folder and deploy again: --data-dir DIR; or start the version of \
+                 Dunlin that it is of",
+            ),
             NodeError::Locked { .. } => Some("give another folder: --data-dir DIR"),
             _ => None,
         };
