@@ -111,9 +111,9 @@ pub(crate) fn prometheus() -> Option<PathBuf> {
     if let Some(folder) = from_environment("DUNLIN_PROMETHEUS") {
         return Some(existing(folder, "cargo xtask test"));
     }
-    let unpacked = target().join("dunlin/prometheus/root/usr/bin");
-    if unpacked.join("promtool").exists() {
-        return Some(unpacked);
+    let programs = unpacked("prometheus").join("usr/bin");
+    if programs.join("promtool").exists() {
+        return Some(programs);
     }
     skipped(
         "there is no Prometheus; run cargo xtask test",
@@ -130,14 +130,22 @@ pub(crate) fn browser() -> Option<PathBuf> {
     if let Some(program) = from_environment("DUNLIN_BROWSER") {
         return Some(existing(program, "cargo xtask test"));
     }
-    let unpacked = target().join("dunlin/browser/root/usr/lib/chromium/chromium-headless-shell");
-    if unpacked.exists() {
-        return Some(unpacked);
+    let program = unpacked(BROWSER).join("usr/lib/chromium").join(BROWSER);
+    if program.exists() {
+        return Some(program);
     }
     skipped(
         "there is no browser; run cargo xtask test",
         "DUNLIN_REQUIRE_BROWSER",
     )
+}
+
+/// The package of Debian's with a browser that has no window.
+const BROWSER: &str = "chromium-headless-shell";
+
+/// Where `cargo xtask test` unpacks a package of Debian's.
+fn unpacked(package: &str) -> PathBuf {
+    target().join("dunlin/debian").join(package).join("root")
 }
 
 /// Says why a test is skipped, or fails it where `variable` asks for that.

@@ -184,15 +184,7 @@ async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<Rep
     let headers = &exchange.parts.headers;
     let (question, form) = request::decode(headers, &body, target.signature())?;
     let outputs = question
-        .answer(Asked {
-            node: &exchange.node,
-            model,
-            target,
-            request_id: &exchange.id,
-            trace: exchange.trace(),
-            started: exchange.started,
-            deadline,
-        })
+        .answer(Asked::by(&exchange, model, target, deadline))
         .await?;
     body::compressed(headers, answer::encode(model, form, &outputs)).await
 }

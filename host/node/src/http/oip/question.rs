@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{address::Addressed, classification};
 use crate::{
     deployment::TensorTarget,
-    http::{failure::Failure, predict},
+    http::{data::Exchange, failure::Failure, predict},
     node::Node,
     traces::{PredictorCall, Trace},
 };
@@ -51,7 +51,25 @@ pub(crate) struct Asked<'a> {
     pub(crate) deadline: Deadline,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// As a request over HTTP asks.
+    pub(crate) fn by(
+        exchange: &'a Exchange,
+        model: &'a Addressed,
+        target: TensorTarget<'a>,
+        deadline: Deadline,
+    ) -> Self {
+        Self {
+            node: &exchange.node,
+            model,
+            target,
+            request_id: &exchange.id,
+            trace: exchange.trace(),
+            started: exchange.started,
+            deadline,
+        }
+    }
+
     fn failed(&self) {
         let stats = match &self.target {
             TensorTarget::Predictor(..) => &self.model.deployment.figures.tensors,

@@ -88,15 +88,7 @@ pub(super) async fn predict(
         ..Question::default()
     };
     let outputs = question
-        .answer(Asked {
-            node: &exchange.node,
-            model,
-            target,
-            request_id: &exchange.id,
-            trace: exchange.trace(),
-            started: exchange.started,
-            deadline,
-        })
+        .answer(Asked::by(&exchange, model, target, deadline))
         .await?;
     if let Some((name, output)) = outputs
         .iter()
