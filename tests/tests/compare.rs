@@ -37,6 +37,8 @@ fn compare(cli: &Cli, folder: Option<&Path>, arguments: &[OsString]) -> Ran {
     let mut command = cli.command();
     if let Some(folder) = folder {
         command.env("DUNLIN_BACKENDS", folder);
+        command.env("HOME", cli.home());
+        command.env_remove("XDG_CACHE_HOME");
     }
     let output = command.args(arguments).output();
     output.expect("dunlin can be run").into()
@@ -149,6 +151,11 @@ fn digits_by_all_three_routes() {
     let page = fs::read_to_string(page).expect("the page was written");
     check_well_formed(&page);
     assert_eq!(page.matches("<svg").count(), 5, "a chart for each measure");
+    let told = cli.path(".cache/Microsoft");
+    assert!(
+        !told.exists(),
+        "ONNX Runtime notes down what it is used for"
+    );
 }
 
 #[test]

@@ -149,3 +149,19 @@ async fn a_state_that_was_deleted_takes_no_change() {
     assert_eq!(node.get("echo").await.unwrap()["revision"], 1);
     let _answer = node.post_json("/echo", &json!([1])).await.ok();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_nobody_asks_gives_back_what_requests_left() {
+    let node = Node::start(&NodeOptions::default());
+    let _live = node.deploy(&package("digits")).await;
+    let question = json!({"pixels": vec![[0; 8]; 8]});
+    for _ in 0..20 {
+        let _answer = node.post_json("/digits", &question).await.ok();
+    }
+    let busy = node.rss_bytes();
+    let left = |now: u64| now < busy - (busy / 8);
+    until("memory to come back", SOON, || {
+        left(node.rss_bytes()).then_some(())
+    });
+    let _answer = node.post_json("/digits", &question).await.ok();
+}

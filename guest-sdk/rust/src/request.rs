@@ -166,6 +166,11 @@ impl Request {
         if self.body.is_empty() {
             return Err(Error::bad_request("the body is empty; send JSON"));
         }
+        // To keep track of the place takes time, so that is for a body that is known to be wrong.
+        serde_json::from_slice(&self.body).or_else(|_| self.json_tracked())
+    }
+
+    fn json_tracked<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         let mut json = serde_json::Deserializer::from_slice(&self.body);
         let value = serde_path_to_error::deserialize(&mut json)
             .map_err(|error| Error::BadRequest(located(&error)))?;

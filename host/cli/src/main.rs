@@ -50,6 +50,7 @@ use crate::verbs::Verb;
 const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    keep_to_ourselves();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
@@ -67,6 +68,16 @@ fn main() -> ExitCode {
             }
             ExitCode::from(failure.exit.code())
         }
+    }
+}
+
+/// ONNX Runtime (1.31 does) keeps a database of what it is used for in the user's home, to be sent to
+/// Microsoft. The function that turns that off can be called only once it has begun.
+fn keep_to_ourselves() {
+    #[expect(unsafe_code, reason = "the environment of the process")]
+    // SAFETY: there is no other thread yet that could read it.
+    unsafe {
+        env::set_var("ORT_DISABLE_TELEMETRY", "1");
     }
 }
 

@@ -162,6 +162,16 @@ impl<C: Call> Queue<C> {
         self.lock().waiting.len()
     }
 
+    /// How many calls of one owner wait.
+    pub(crate) fn waiting_of(&self, owner: usize) -> usize {
+        self.lock().waiting.len_of(owner)
+    }
+
+    /// How many runs there are at once.
+    pub(crate) fn runs_max(&self) -> usize {
+        self.runs_max
+    }
+
     /// How many calls of one owner may wait.
     pub(crate) fn bound(&self) -> usize {
         self.bound

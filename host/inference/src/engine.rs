@@ -28,7 +28,7 @@ use crate::stats::Times;
 use crate::{Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Tensor};
 
 pub(crate) use self::job::Caller;
-use self::job::{Asked, Job, Outcome, Waiting, shared_run};
+use self::job::{Asked, Expiry, Job, Outcome, Waiting, shared_run};
 
 /// Handing a call to a worker and its answer back takes 10 to 30 µs and two switches of threads; a
 /// run below this bound delays the other tasks of the caller's thread less than those do overall.
@@ -180,17 +180,25 @@ impl Engine {
         caller: Caller,
     ) -> Result<NamedTensors, InferenceError> {
         let shared = &self.shared;
-        let short = shared.is_short(&inputs);
+        let estimate = shared.session.estimate(&inputs);
+        let short = estimate.is_some_and(is_short);
         let batching = shared.queue.batching();
         if short && batching.is_none() {
             return shared.run(inputs, &caller, None);
         }
+        let long = estimate.filter(|_| !short);
+        if let Some(estimate) = long
+            && self.is_too_late(&caller, estimate)
+        {
+            caller.failed();
+            return Err(InferenceError::TooLate);
+        }
         let stats = Arc::clone(&caller.stats);
         // Where calls are to wait for others, a worker watches the time.
         let can_lead = short && batching.is_some_and(|batching| batching.max_queue_delay.is_zero());
-        let expires = shared.queue_timeout.map(|timeout| caller.called + timeout);
+        let expiry = Expiry::of(&caller, shared.queue_timeout, long);
         let seat = (!short).then(Seat::default);
-        let (job, waiting) = Job::new(Asked { inputs, caller }, expires);
+        let (job, waiting) = Job::new(Asked { inputs, caller }, expiry);
         let job = job.leading(can_lead).seated(seat.clone());
         let entered = if short {
             shared.queue.enter(job)
@@ -222,6 +230,20 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// Whether a call has no chance: those that wait before it take longer than it has.
+    ///
+    /// Only its own deployment's calls are counted, so that no other one's keep it out. Where calls
+    /// are run together nothing is foreseen: how long those before it take depends on what comes.
+    fn is_too_late(&self, caller: &Caller, estimate: Duration) -> bool {
+        let queue = &self.shared.queue;
+        let (Some(deadline), None) = (caller.deadline, queue.batching()) else {
+            return false;
+        };
+        let before = queue.waiting_of(caller.owner()) / queue.runs_max();
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        before > 0 && caller.called + estimate.saturating_mul(before.saturating_add(1)) > deadline
     }
 
     /// On this thread, however long it takes, and beside the queue.
@@ -272,7 +294,7 @@ impl Shared {
         if others.is_empty() {
             return self.run(asked.inputs, &asked.caller, None);
         }
-        let (own, answered) = Job::new(asked, None);
+        let (own, answered) = Job::new(asked, Expiry::Never);
         let calls = iter::once(own).chain(others).collect();
         let batch = Batch::new(calls, run);
         let joined = self.join(&batch.calls);
@@ -318,8 +340,7 @@ impl Shared {
     }
 
     fn is_short(&self, inputs: &[Tensor]) -> bool {
-        let estimate = self.session.estimate(inputs);
-        estimate.is_some_and(|estimate| estimate < INLINE_MAX)
+        self.session.estimate(inputs).is_some_and(is_short)
     }
 
     /// So many rows like these are short together, even if a row of many takes as long as one alone.
@@ -461,6 +482,10 @@ impl Shared {
         let names = self.session.signature().outputs.iter();
         names.map(|spec| spec.name.clone()).zip(outputs).collect()
     }
+}
+
+fn is_short(estimate: Duration) -> bool {
+    estimate < INLINE_MAX
 }
 
 /// Calls can share a run only where every tensor has a first dimension for their rows.

@@ -43,6 +43,9 @@ pub enum InferenceError {
     /// The call waited for a run for longer than the model allows.
     #[error("the call waited {} ms for the model, longer than default_timeout_microseconds allows", waited.as_millis())]
     QueueTimeout { waited: Duration },
+    /// Of what waits before the call there is more than can be done by its deadline.
+    #[error("the model has more to do than it can by the request's deadline; try again later")]
+    TooLate,
 
     /// The golden sample is unreadable or does not belong to the model.
     #[error("golden sample: {reason}")]

@@ -30,7 +30,7 @@ pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
 pub use fair::FairQueue;
 pub use golden::{Golden, Tolerance};
 pub use histogram::{Histogram, HistogramSnapshot};
-pub use model::{Model, NamedTensors};
+pub use model::{CallOptions, Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry, give_memory_back};
 pub use signature::{Dim, Signature, TensorSpec};
 pub use stats::{BatchTimes, RunObserver, Stats, StatsSnapshot, Times, Timing};

@@ -11,6 +11,16 @@ use crate::{InferenceError, RunObserver, Signature, Stats, Tensor};
 /// Named tensors, in any order going in and in the signature's order coming out.
 pub type NamedTensors = Vec<(String, Tensor)>;
 
+/// What may be said of a call besides its inputs.
+#[derive(Clone, Default)]
+pub struct CallOptions {
+    /// By then somebody still waits for the answer. A call that cannot have it by then, as far as
+    /// is known of those before it, takes neither a place in the queue nor a run.
+    pub deadline: Option<Instant>,
+    /// Is told where the time went.
+    pub observer: Option<Arc<dyn RunObserver>>,
+}
+
 /// A model as one revision sees it: an engine that others may share, and counters of its own. It
 /// has no name: a name is its deployment's.
 #[derive(Clone)]
@@ -65,18 +75,18 @@ impl Model {
     /// Runs the model. A dropped future gives up the call: it is not run if it still waits, and
     /// its answer is thrown away if it runs.
     pub async fn infer(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
-        self.infer_observed(inputs, None).await
+        self.infer_with(inputs, CallOptions::default()).await
     }
 
-    /// As [`Model::infer`], telling `observer` where the time went.
-    pub async fn infer_observed(
+    /// As [`Model::infer`], with a deadline or somebody who is told where the time went.
+    pub async fn infer_with(
         &self,
         inputs: NamedTensors,
-        observer: Option<Arc<dyn RunObserver>>,
+        options: CallOptions,
     ) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        let caller = self.caller(called, observer);
+        let caller = self.caller(called, options);
         self.engine.infer(inputs, caller).await
     }
 
@@ -84,7 +94,8 @@ impl Model {
     pub fn infer_blocking(&self, inputs: NamedTensors) -> Result<NamedTensors, InferenceError> {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
-        self.engine.run(inputs, &self.caller(called, None))
+        self.engine
+            .run(inputs, &self.caller(called, CallOptions::default()))
     }
 
     /// As [`Model::infer_blocking`], for calls that nobody made: the statistics do not see it.
@@ -92,12 +103,13 @@ impl Model {
         self.engine.rehearse(self.signature().order_inputs(inputs)?)
     }
 
-    fn caller(&self, called: Instant, observer: Option<Arc<dyn RunObserver>>) -> Caller {
+    fn caller(&self, called: Instant, options: CallOptions) -> Caller {
         Caller {
             called,
+            deadline: options.deadline,
             stats: Arc::clone(&self.stats),
             weight: self.weight,
-            observer,
+            observer: options.observer,
         }
     }
 
@@ -106,6 +118,15 @@ impl Model {
         inputs
             .and_then(|inputs| self.engine.check_rows(&inputs).map(|()| inputs))
             .inspect_err(|_| self.stats().failed(called.elapsed()))
+    }
+}
+
+impl fmt::Debug for CallOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallOptions")
+            .field("deadline", &self.deadline)
+            .field("observed", &self.observer.is_some())
+            .finish()
     }
 }
 

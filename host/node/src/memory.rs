@@ -1,7 +1,44 @@
-//! What a change leaves behind in memory.
+//! What changes and requests leave behind in memory.
 
-/// Gives back what is there only because something was loaded: free memory that the allocator keeps,
-/// and pages of programs that are needed once. What is needed again is still in the page cache, and
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// So long nobody has asked when a node gives back what requests left: within twice of it.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Whether somebody asks.
+#[derive(Debug, Default)]
+pub(crate) struct Quiet {
+    asked: AtomicBool,
+}
+
+impl Quiet {
+    pub(crate) fn asked(&self) {
+        // Most find it set, and do not take the line from other threads.
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives memory back each time that requests were followed by none.
+    pub(crate) async fn watch(&self) {
+        let mut left_behind = false;
+        loop {
+            tokio::time::sleep(QUIET).await;
+            if self.asked.swap(false, Ordering::Relaxed) {
+                left_behind = true;
+            } else if std::mem::take(&mut left_behind) {
+                // It fails only where the runtime ends.
+                let _given_back = tokio::task::spawn_blocking(give_back).await;
+            }
+        }
+    }
+}
+
+/// Gives back what is there only because something was loaded or asked for: free memory that the
+/// allocator keeps, and pages of programs. What is needed again is still in the page cache, and
 /// comes back at the price of a few page faults.
 pub(crate) fn give_back() {
     dunlin_inference::give_memory_back();

@@ -24,7 +24,7 @@ use crate::{
     error::NodeError,
     http::BodyBudget,
     log::Log,
-    memory,
+    memory::{self, Quiet},
     request_id::RequestIds,
     state::State,
     token::AdminToken,
@@ -44,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) turns: Turns,
     /// Of requests and answers, on both planes.
     pub(crate) bodies: BodyBudget,
+    pub(crate) quiet: Quiet,
     /// Changes under way: a drain waits for them.
     pub(crate) changes: TaskTracker,
     /// Not all that was deployed before has come up, or failed to.
@@ -90,6 +91,7 @@ impl Node {
             accounts: Accounts::new(config.log.access, log.writer().clone(), traces.clone()),
             traces,
             log,
+            quiet: Quiet::default(),
             changes: TaskTracker::new(),
             starting: AtomicBool::new(true),
             draining: watch::Sender::new(false),

@@ -101,7 +101,7 @@ pub async fn run(
     let serving = async {
         node.bring_up(restore).await;
         on_ready(&ready);
-        std::future::pending::<()>().await;
+        node.quiet.watch().await;
     };
     // A signal ends it also while it starts.
     tokio::select! {

@@ -13,7 +13,7 @@
 use std::{
     future::Future,
     num::NonZeroU32,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -107,14 +107,13 @@ impl Turns {
     }
 
     /// Does the work in turn with that of other deployments.
-    pub(crate) async fn share<F: Future>(&self, share: &Share, work: F) -> F::Output {
+    pub(crate) async fn share<F: Future>(&self, share: &Share, mut work: Pin<&mut F>) -> F::Output {
         let second = 1 + self.started.elapsed().as_secs();
         if share.last.load(Ordering::Relaxed) != second
             && share.last.swap(second, Ordering::Relaxed) != second
         {
             self.note(second);
         }
-        let mut work = pin!(work);
         let mut at_work = AtWork {
             turns: self,
             share,
@@ -235,7 +234,7 @@ fn thread_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::{pin::pin, sync::atomic::AtomicU32};
 
     use super::*;
 
@@ -264,7 +263,7 @@ mod tests {
                     compute();
                     done.fetch_add(1, Ordering::Relaxed);
                 };
-                turns.share(&share, work).await;
+                turns.share(&share, pin!(work)).await;
             });
         }
     }
@@ -275,12 +274,12 @@ mod tests {
         let (loud, quiet) = (share(1), share(1));
         let done = Arc::default();
         // It has asked before.
-        turns.share(&quiet, async {}).await;
-        turns.share(&loud, async {}).await;
+        turns.share(&quiet, pin!(async {})).await;
+        turns.share(&loud, pin!(async {})).await;
         flood(&turns, &loud, &done, 200);
         for _ in 0..5 {
             let before = done.load(Ordering::Relaxed);
-            turns.share(&quiet, async { compute() }).await;
+            turns.share(&quiet, pin!(async { compute() })).await;
             let meanwhile = done.load(Ordering::Relaxed) - before;
             assert!(meanwhile <= 5, "{meanwhile} of the others went before");
         }
@@ -294,8 +293,8 @@ mod tests {
         let turns = Arc::new(Turns::new(1));
         let (one, three) = (share(1), share(3));
         let (of_one, of_three) = (Arc::default(), Arc::default());
-        turns.share(&one, async {}).await;
-        turns.share(&three, async {}).await;
+        turns.share(&one, pin!(async {})).await;
+        turns.share(&three, pin!(async {})).await;
         flood(&turns, &one, &of_one, 400);
         flood(&turns, &three, &of_three, 400);
         while of_three.load(Ordering::Relaxed) < 300 {
@@ -309,21 +308,21 @@ mod tests {
     async fn who_leaves_keeps_no_turn() {
         let turns = Arc::new(Turns::new(1));
         let (one, other) = (share(1), share(1));
-        turns.share(&one, async {}).await;
-        turns.share(&other, async {}).await;
-        let mut stays = Box::pin(turns.share(&one, std::future::pending::<()>()));
-        let mut leaves = Box::pin(turns.share(&other, std::future::pending::<()>()));
+        turns.share(&one, pin!(async {})).await;
+        turns.share(&other, pin!(async {})).await;
+        let [mut first, mut second, mut third] = [(); 3].map(|()| std::future::pending::<()>());
+        let mut stays = Box::pin(turns.share(&one, Pin::new(&mut first)));
+        let mut leaves = Box::pin(turns.share(&other, Pin::new(&mut second)));
         let context = &mut Context::from_waker(Waker::noop());
         for _ in 0..3 {
             assert!(stays.as_mut().poll(context).is_pending());
             assert!(leaves.as_mut().poll(context).is_pending());
         }
         // They leave with a turn, or in the queue.
-        let mut waits = Box::pin(turns.share(&other, std::future::pending::<()>()));
+        let mut waits = Box::pin(turns.share(&other, Pin::new(&mut third)));
         assert!(waits.as_mut().poll(context).is_pending());
         drop((leaves, waits, stays));
-        let work = turns.share(&other, async { 7 });
-        assert_eq!(work.await, 7);
+        assert_eq!(turns.share(&other, pin!(async { 7 })).await, 7);
         assert_eq!(turns.state().given, 0);
     }
 
@@ -331,7 +330,8 @@ mod tests {
     async fn alone_there_are_no_turns_to_take() {
         let turns = Turns::new(1);
         let share = share(1);
-        let mut work = pin!(turns.share(&share, async { 7 }));
+        let seven = pin!(async { 7 });
+        let mut work = pin!(turns.share(&share, seven));
         let context = &mut Context::from_waker(Waker::noop());
         assert_eq!(work.as_mut().poll(context), Poll::Ready(7));
     }

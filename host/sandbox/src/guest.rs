@@ -19,6 +19,7 @@ use wasmtime_wasi::{
 use crate::{
     call_log::{CallLog, GuestOutput},
     error::CallError,
+    instance::Deadline,
     observer::{LogLevel, Observer},
     streaming::Outlet,
 };
@@ -48,6 +49,8 @@ pub(crate) struct Guest {
     pub(crate) started: Instant,
     wasi: WasiCtx,
     pub(crate) log: CallLog,
+    /// By when the call at hand must have its answer.
+    pub(crate) deadline: Option<Instant>,
     /// Of the models that the call at hand runs.
     pub(crate) runs: Option<Arc<dyn RunObserver>>,
     /// Where the call at hand may begin an answer.
@@ -67,6 +70,7 @@ impl Guest {
             table,
             started: Instant::now(),
             log,
+            deadline: None,
             runs: None,
             outlet: None,
             memory_denied: false,
@@ -78,9 +82,11 @@ impl Guest {
     pub(crate) fn begin_call(
         &mut self,
         request_id: &str,
+        deadline: Deadline,
         runs: Option<Arc<dyn RunObserver>>,
         outlet: Option<Outlet>,
     ) {
+        self.deadline = Some(deadline.at().into_std());
         (self.runs, self.outlet) = (runs, outlet);
         self.log.begin(request_id);
         // A guest that was refused memory and lived on is not to blame for it in a later call.

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -117,9 +117,12 @@ impl Instance {
         deadline: Deadline,
     ) -> Result<Self, CallError> {
         let mut instance = Self::instantiate(sandbox, program, shared).await?;
-        instance.store.data_mut().begin_call("", None, None);
+        instance
+            .store
+            .data_mut()
+            .begin_call("", deadline, None, None);
         let init = instance.handler.call_init(&mut instance.store, config);
-        let outcome = before(deadline, init).await;
+        let outcome = before(deadline, pin!(init)).await;
         outcome
             .map_err(|stopped| instance.explain(stopped))?
             .map_err(GuestFailure::from)?;
@@ -186,7 +189,12 @@ impl Instance {
         runs: Option<Arc<dyn RunObserver>>,
         stream: oneshot::Sender<Stream>,
     ) -> Result<Response, CallError> {
-        self.begin(request.id, runs, Some(Outlet::new(stream, deadline)));
+        self.begin(
+            request.id,
+            deadline,
+            runs,
+            Some(Outlet::new(stream, deadline)),
+        );
         let left = deadline.at.saturating_duration_since(Instant::now());
         let request = types::Request {
             id: request.id,
@@ -198,7 +206,7 @@ impl Instance {
             timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         };
         let call = self.handler.call_predict(&mut self.store, request);
-        let outcome = before(deadline, call).await;
+        let outcome = before(deadline, pin!(call)).await;
         let response = outcome
             .map_err(|stopped| self.explain(stopped))?
             .map_err(GuestFailure::from)?;
@@ -218,7 +226,7 @@ impl Instance {
         let Some(tensors) = &self.tensors else {
             return Ok(None);
         };
-        let outcome = before(deadline, tensors.call_describe(&mut self.store)).await;
+        let outcome = before(deadline, pin!(tensors.call_describe(&mut self.store))).await;
         let signature = outcome.map_err(|stopped| self.explain(stopped))?;
         Ok(Some(tensors::signature(signature)?))
     }
@@ -230,7 +238,7 @@ impl Instance {
         deadline: Deadline,
         runs: Option<Arc<dyn RunObserver>>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
-        self.begin(request_id, runs, None);
+        self.begin(request_id, deadline, runs, None);
         let Some(handler) = &self.tensors else {
             return Err(CallError::NoTensorHandler);
         };
@@ -239,7 +247,7 @@ impl Instance {
             .map(|(name, tensor)| tensors::to_guest(name, tensor))
             .collect();
         let call = handler.call_infer(&mut self.store, &inputs);
-        let outcome = before(deadline, call).await;
+        let outcome = before(deadline, pin!(call)).await;
         let outputs = outcome
             .map_err(|stopped| self.explain(stopped))?
             .map_err(GuestFailure::from)?;
@@ -250,11 +258,13 @@ impl Instance {
     fn begin(
         &mut self,
         request_id: &str,
+        deadline: Deadline,
         runs: Option<Arc<dyn RunObserver>>,
         outlet: Option<Outlet>,
     ) {
         self.calls += 1;
-        self.store.data_mut().begin_call(request_id, runs, outlet);
+        let guest = self.store.data_mut();
+        guest.begin_call(request_id, deadline, runs, outlet);
     }
 
     fn check_size(&self, size: u64) -> Result<(), CallError> {
@@ -290,9 +300,8 @@ pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<(), CallErro
 /// all threads busy, the runtime gets to its timers only now and then.
 async fn before<T>(
     deadline: Deadline,
-    call: impl Future<Output = wasmtime::Result<T>>,
+    mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<T, Stopped> {
-    let mut call = pin!(call);
     let watched = poll_fn(|context| match call.as_mut().poll(context) {
         Poll::Ready(outcome) => Poll::Ready(outcome.map_err(Stopped::Trap)),
         Poll::Pending if Instant::now() >= deadline.at => {

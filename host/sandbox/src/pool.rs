@@ -86,7 +86,8 @@ impl Pool {
         let warm = self.idle().pop_back();
         let instance = match warm {
             Some(idle) => idle.instance,
-            None => self.start(deadline).await?,
+            // In a box: the many calls that find a warm one have no room for it.
+            None => Box::pin(self.start(deadline)).await?,
         };
         Ok(Lease {
             pool: Arc::clone(self),

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dunlin_inference::{
-    BackendKind, DType, InferenceError, LoadRequest, Model, ModelOptions, ModelSource, RANK_MAX,
-    Tensor, TensorError, one_line,
+    BackendKind, CallOptions, DType, InferenceError, LoadRequest, Model, ModelOptions, ModelSource,
+    RANK_MAX, Tensor, TensorError, one_line,
 };
 use wasmtime::component::Resource;
 
@@ -276,7 +276,11 @@ impl inference::HostGraphExecutionContext for Guest {
                 }
             }
         }
-        let outputs = match model.infer_observed(tensors, self.runs.clone()).await {
+        let options = CallOptions {
+            deadline: self.deadline,
+            observer: self.runs.clone(),
+        };
+        let outputs = match model.infer_with(tensors, options).await {
             Ok(outputs) => outputs,
             Err(error) => return self.refuse(code_of(&error), one_line(&error)),
         };
@@ -329,9 +333,9 @@ fn code_of(error: &InferenceError) -> ErrorCode {
         InferenceError::Unsupported { .. } => ErrorCode::UnsupportedOperation,
         InferenceError::Load { .. } => ErrorCode::InvalidEncoding,
         // wasi:nn has no word for "busy"; a caller that waits and tries again is right in both.
-        InferenceError::Overloaded { .. } | InferenceError::QueueTimeout { .. } => {
-            ErrorCode::Timeout
-        }
+        InferenceError::Overloaded { .. }
+        | InferenceError::QueueTimeout { .. }
+        | InferenceError::TooLate => ErrorCode::Timeout,
         _ => ErrorCode::RuntimeError,
     }
 }

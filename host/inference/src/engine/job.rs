@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -15,12 +15,18 @@ use crate::{InferenceError, NamedTensors, RunObserver, Stats, Tensor};
 /// engine.
 pub(crate) struct Caller {
     pub(crate) called: Instant,
+    pub(crate) deadline: Option<Instant>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) weight: NonZeroU32,
     pub(crate) observer: Option<Arc<dyn RunObserver>>,
 }
 
 impl Caller {
+    /// Who it counts for.
+    pub(super) fn owner(&self) -> usize {
+        Arc::as_ptr(&self.stats).addr()
+    }
+
     pub(super) fn succeeded(&self, rows: u64, times: Times) {
         self.stats.succeeded(rows, times);
         if let Some(observer) = &self.observer {
@@ -39,11 +45,46 @@ pub(super) struct Asked {
     pub(super) caller: Caller,
 }
 
+/// By when a call that waits has a run, or is refused.
+#[derive(Clone, Copy)]
+pub(super) enum Expiry {
+    Never,
+    /// The model lets no call wait longer.
+    Timeout(Instant),
+    /// A run that begins later ends after the caller's deadline.
+    Deadline(Instant),
+}
+
+impl Expiry {
+    /// Of a call whose run takes as long as `run`, where that is not short.
+    pub(super) fn of(caller: &Caller, timeout: Option<Duration>, run: Option<Duration>) -> Self {
+        let timeout = timeout.map(|timeout| caller.called + timeout);
+        // One that has no time for a run at all is tried: an estimate is none of the next run.
+        let last = caller.deadline.zip(run).map(|(deadline, run)| {
+            let last = deadline.checked_sub(run);
+            last.filter(|last| *last > caller.called)
+                .unwrap_or(deadline)
+        });
+        match (timeout, last) {
+            (Some(timeout), Some(last)) if last < timeout => Self::Deadline(last),
+            (Some(timeout), _) => Self::Timeout(timeout),
+            (None, Some(last)) => Self::Deadline(last),
+            (None, None) => Self::Never,
+        }
+    }
+
+    fn has_passed(self) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Timeout(at) | Self::Deadline(at) => Instant::now() >= at,
+        }
+    }
+}
+
 /// A call that waits for a run.
 pub(super) struct Job {
     pub(super) asked: Asked,
-    /// By then it has a run, or is refused.
-    expires: Option<Instant>,
+    expiry: Expiry,
     can_lead: bool,
     /// Where the run is long enough to be given up.
     seat: Option<Seat>,
@@ -68,12 +109,11 @@ impl Call for Job {
 
     fn owner(&self) -> (usize, NonZeroU32) {
         let caller = &self.asked.caller;
-        (Arc::as_ptr(&caller.stats).addr(), caller.weight)
+        (caller.owner(), caller.weight)
     }
 
     fn is_over(&self) -> bool {
-        let in_time = |expires| Instant::now() < expires;
-        self.outcome.is_closed() || !self.expires.is_none_or(in_time)
+        self.outcome.is_closed() || self.expiry.has_passed()
     }
 
     fn can_lead(&self) -> bool {
@@ -94,22 +134,21 @@ impl Call for Job {
         }
         let waited = caller.called.elapsed();
         caller.stats.failed(waited);
-        let error = InferenceError::QueueTimeout { waited };
+        let error = match self.expiry {
+            Expiry::Deadline(_) => InferenceError::TooLate,
+            _ => InferenceError::QueueTimeout { waited },
+        };
         // The caller may have gone meanwhile; then nobody wants the answer.
         let _ = self.outcome.send(Outcome::Answer(Err(error)));
     }
 }
 
 impl Job {
-    /// `expires` is by when it must have a run.
-    pub(super) fn new(
-        asked: Asked,
-        expires: Option<Instant>,
-    ) -> (Self, oneshot::Receiver<Outcome>) {
+    pub(super) fn new(asked: Asked, expiry: Expiry) -> (Self, oneshot::Receiver<Outcome>) {
         let (outcome, waits) = oneshot::channel();
         let job = Self {
             asked,
-            expires,
+            expiry,
             can_lead: false,
             seat: None,
             outcome,

@@ -54,11 +54,13 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
+    node.quiet.asked();
     let id = node.request_ids.of(&parts.headers);
     let started = Instant::now();
     let account = node.accounts.open(&id, connection.peer, started, &parts);
     let (bodies, held) = (node.bodies.clone(), Arc::new(Held::default()));
-    let exchange = Exchange {
+    // In a box: every function on the way would have room for it in its future.
+    let exchange = Box::new(Exchange {
         node,
         held: Arc::clone(&held),
         connection: Arc::clone(&connection),
@@ -67,7 +69,7 @@ pub(crate) async fn handle(
         id: id.clone(),
         started,
         account: account.clone(),
-    };
+    });
     let answer = route(exchange).await;
     let answer = answer.and_then(|response| body::owe(response, &bodies, &connection, held));
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
@@ -80,11 +82,14 @@ pub(crate) async fn handle(
     response
 }
 
-async fn route(exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
+async fn route(exchange: Box<Exchange>) -> Result<Response<ReplyBody>, Failure> {
     let path = exchange.parts.uri.path().to_owned();
     match routes::find(&exchange.parts.method, &path) {
         Found::Deployment => predict::handle(exchange, &path).await,
-        Found::Operation(operation, names) => oip::handle(exchange, operation, names).await,
+        Found::Operation(operation, names) => {
+            // In a box: a future has room for the largest of its ways, whichever is taken.
+            Box::pin(oip::handle(exchange, operation, names)).await
+        }
         Found::OtherMethod(allowed) => Err(Failure::method_not_allowed(allowed)),
         Found::Nothing => Err(Failure::not_found(format!("no such path: {path}"))),
     }

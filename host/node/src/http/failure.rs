@@ -209,7 +209,7 @@ impl From<InferenceError> for Failure {
             InferenceError::Overloaded { .. } => {
                 Self::unavailable(error.to_string()).because(Rejection::ModelQueue)
             }
-            InferenceError::QueueTimeout { .. } => {
+            InferenceError::QueueTimeout { .. } | InferenceError::TooLate => {
                 Self::unavailable(error.to_string()).because(Rejection::QueueTimeout)
             }
             _ => Self::internal("the model failed", one_line(&error)),

@@ -4,7 +4,7 @@
 //! The datatypes are the signature's, the shapes those of the nesting. It is the Open Inference
 //! Protocol without its envelope; for raw bytes, ids and a choice of outputs there is `oip`.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, pin::pin};
 
 use dunlin_inference::{Model, NamedTensors, Signature, Tensor};
 use http::{Method, Response};
@@ -55,7 +55,7 @@ impl<'a> Answer<'a> {
 
 /// `path` is what follows the deployment's name.
 pub(super) async fn predict(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     revision: &Revision,
     path: &str,
 ) -> Result<Response<ReplyBody>, Failure> {
@@ -74,7 +74,11 @@ pub(super) async fn predict(
     let model = model(revision, request.model.as_deref())?;
     let inputs = decode(request.inputs, model.signature())?;
     let run = predict::run(model, inputs, deadline, exchange.trace());
-    let outputs = exchange.node.turns.share(&revision.share, run).await?;
+    let outputs = exchange
+        .node
+        .turns
+        .share(&revision.share, pin!(run))
+        .await?;
     let answer = body::json(&Answer::of(&outputs));
     within(answer, revision.limits.response_body)
 }

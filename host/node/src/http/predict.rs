@@ -1,10 +1,10 @@
 //! `/{deployment}` to the predictor's `predict`, and back. A deployment without a predictor is
 //! answered by `models_alone`.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
-use dunlin_inference::{Model, NamedTensors, Tensor, one_line};
+use dunlin_inference::{CallOptions, Model, NamedTensors, Tensor, one_line};
 use dunlin_sandbox::{CallError, Deadline, Predictor, Stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::sync::oneshot;
@@ -34,7 +34,10 @@ const OWN_HEADERS: [HeaderName; 7] = [
     crate::request_id::HEADER,
 ];
 
-pub(crate) async fn handle(exchange: Exchange, path: &str) -> Result<Response<ReplyBody>, Failure> {
+pub(crate) async fn handle(
+    exchange: Box<Exchange>,
+    path: &str,
+) -> Result<Response<ReplyBody>, Failure> {
     let below = path.strip_prefix('/').unwrap_or(path);
     let (name, rest) = match below.find('/') {
         Some(at) => below.split_at(at),
@@ -128,8 +131,11 @@ pub(crate) async fn run(
     deadline: Deadline,
     trace: Option<&Arc<Trace>>,
 ) -> Result<NamedTensors, Failure> {
-    let runs = trace.map(|trace| trace.model_calls(trace.root));
-    let infer = model.infer_observed(inputs, runs);
+    let options = CallOptions {
+        deadline: Some(deadline.at().into_std()),
+        observer: trace.map(|trace| trace.model_calls(trace.root)),
+    };
+    let infer = model.infer_with(inputs, options);
     let answered = tokio::time::timeout_at(deadline.at(), infer).await;
     Ok(answered.map_err(|_elapsed| late())??)
 }
@@ -143,13 +149,13 @@ pub(crate) fn late() -> Failure {
 }
 
 async fn predict(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     deployment: &Arc<Deployment>,
     path: &str,
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = serving(deployment)?;
     let Some(predictor) = &revision.predictor else {
-        return models_alone::predict(exchange, revision, path).await;
+        return Box::pin(models_alone::predict(exchange, revision, path)).await;
     };
     let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
@@ -213,7 +219,7 @@ struct Call {
     predictor: Arc<Predictor>,
     share: Arc<Share>,
     figures: Arc<Figures>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     path: String,
     body: Bytes,
     deadline: Deadline,
@@ -251,7 +257,7 @@ impl Call {
         };
         let traced = self.exchange.trace().map(PredictorCall::begin);
         let runs = traced.as_ref().map(PredictorCall::runs);
-        let called = self.predictor.predict(request, self.deadline, runs, begin);
+        let called = pin!(self.predictor.predict(request, self.deadline, runs, begin));
         let called = self.exchange.node.turns.share(&self.share, called).await;
         self.figures.called(&called.times);
         if let Some(traced) = traced {

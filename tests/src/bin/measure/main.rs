@@ -40,16 +40,20 @@ mod workload;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use dunlin_tests::repository;
+use serde::Serialize;
 
 use crate::{
+    batching::Poison,
     client::Client,
+    contest::Contest,
     entrants::{Arena, References},
     in_process::Example,
     load::Generator,
     machine::Machine,
-    node::Engines,
+    node::{Engines, Lone},
+    overload::Overload,
     plan::{FULL, SHORT},
     report::Report,
     workload::Workload,
@@ -70,9 +74,30 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
+    /// Only this, printed as JSON instead of written
+    #[arg(long, value_enum, conflicts_with = "output")]
+    only: Option<Part>,
+
     /// Make the load in this program even where wrk is on PATH
     #[arg(long)]
     own_load: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// A node's memory and start.
+    Alone,
+    Digits,
+    Resnet,
+    Encoder,
+    /// Deployments without traffic.
+    Idle,
+    /// What the sandbox adds.
+    Overhead,
+    Batching,
+    /// A batch with a request that fails.
+    Poison,
+    Overload,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,10 +135,6 @@ fn measure(args: &Args) -> Result<()> {
     open_loop::raise_file_limit()?;
     let infer_time = Example::find("infer_time")?;
     let home = tempfile::tempdir().context("cannot make a folder for the servers")?;
-    let mut alone = vec![node::measure(&client, Engines::Embedded, &plan)?];
-    if entrants::has_onnxruntime() {
-        alone.insert(0, node::measure(&client, Engines::Installed, &plan)?);
-    }
     let arena = Arena {
         plan: &plan,
         client: &client,
@@ -121,27 +142,31 @@ fn measure(args: &Args) -> Result<()> {
         home: home.path(),
         cores: machine.cores,
     };
+    let bench = Bench {
+        arena: &arena,
+        infer_time: &infer_time,
+        references: References::find(),
+    };
+    if let Some(part) = args.only {
+        return bench.only(part);
+    }
+    let alone = bench.alone()?;
     let digits = entrants::digits(&arena, &infer_time)?;
     let idle = idle::measure(&arena)?;
     let overhead = overhead::measure(&plan)?;
     let batching = entrants::has_onnxruntime()
         .then(|| batching::measure(&arena))
         .transpose()?;
-    let references = References::find();
-    let models = match &references {
-        Some(references) => [Workload::ResNet18, Workload::Encoder]
-            .into_iter()
-            .map(|workload| entrants::model(&arena, workload, references))
-            .collect::<Result<_>>()?,
-        None => Vec::new(),
-    };
-    let (mut poison, mut overload) = (None, None);
-    if let Some(references) = &references {
-        let numbers = entrants::numbers(&arena, Workload::Encoder, references)?;
-        poison = Some(batching::poison(&arena, references, &numbers)?);
-        overload = Some(overload::measure(&arena, references)?);
+    let (mut models, mut poison, mut overload) = (Vec::new(), None, None);
+    if bench.references.is_some() {
+        models = vec![
+            bench.model(Workload::ResNet18)?,
+            bench.model(Workload::Encoder)?,
+        ];
+        poison = Some(bench.poison()?);
+        overload = Some(bench.overload()?);
     }
-    let models_skipped = references.is_none().then(|| {
+    let models_skipped = bench.references.is_none().then(|| {
         "the models are made with PyTorch; cargo xtask bench --with lightning does it".to_owned()
     });
     let report = Report {
@@ -169,5 +194,63 @@ fn measure(args: &Args) -> Result<()> {
     report.write(&output)?;
     println!("\n{}", markdown::render(&report));
     println!("Written: {}", output.join("measurements.md").display());
+    Ok(())
+}
+
+/// What the parts need.
+struct Bench<'a> {
+    arena: &'a Arena<'a>,
+    infer_time: &'a Example,
+    references: Option<References>,
+}
+
+impl Bench<'_> {
+    fn only(&self, part: Part) -> Result<()> {
+        let arena = self.arena;
+        match part {
+            Part::Alone => print(&self.alone()?),
+            Part::Digits => print(&entrants::digits(arena, self.infer_time)?),
+            Part::Resnet => print(&self.model(Workload::ResNet18)?),
+            Part::Encoder => print(&self.model(Workload::Encoder)?),
+            Part::Idle => print(&idle::measure(arena)?),
+            Part::Overhead => print(&overhead::measure(arena.plan)?),
+            Part::Batching => print(&batching::measure(arena)?),
+            Part::Poison => print(&self.poison()?),
+            Part::Overload => print(&self.overload()?),
+        }
+    }
+
+    fn alone(&self) -> Result<Vec<Lone>> {
+        let installed = entrants::has_onnxruntime().then_some(Engines::Installed);
+        let engines = installed.into_iter().chain([Engines::Embedded]);
+        let Arena { client, plan, .. } = self.arena;
+        engines
+            .map(|engines| node::measure(client, engines, plan))
+            .collect()
+    }
+
+    fn model(&self, workload: Workload) -> Result<Contest> {
+        entrants::model(self.arena, workload, self.references()?)
+    }
+
+    fn poison(&self) -> Result<Poison> {
+        let references = self.references()?;
+        let numbers = entrants::numbers(self.arena, Workload::Encoder, references)?;
+        batching::poison(self.arena, references, &numbers)
+    }
+
+    fn overload(&self) -> Result<Overload> {
+        overload::measure(self.arena, self.references()?)
+    }
+
+    fn references(&self) -> Result<&References> {
+        let references = self.references.as_ref();
+        references
+            .context("this needs models that PyTorch makes: cargo xtask bench --with lightning")
+    }
+}
+
+fn print(measured: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(measured)?);
     Ok(())
 }

@@ -106,6 +106,7 @@ where
     A: v1alpha::ServerReflection,
 {
     let (parts, body) = request.into_parts();
+    node.quiet.asked();
     let id = node.request_ids.of(&parts.headers);
     let until = match timeout(&parts.headers) {
         Ok(timeout) => timeout.map(|timeout| Instant::now() + timeout),

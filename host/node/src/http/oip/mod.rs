@@ -91,7 +91,7 @@ pub(crate) struct UnloadRequest {
 }
 
 pub(crate) async fn handle(
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     operation: Operation,
     names: Names,
 ) -> Result<Response<ReplyBody>, Failure> {
@@ -167,16 +167,19 @@ pub(crate) fn all_statistics(node: &Node) -> Statistics {
 
 /// Counts the answer with the deployment's.
 async fn counted(
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     model: Addressed,
-    answer: impl AsyncFnOnce(Exchange, &Addressed) -> Result<Response<ReplyBody>, Failure>,
+    answer: impl AsyncFnOnce(Box<Exchange>, &Addressed) -> Result<Response<ReplyBody>, Failure>,
 ) -> Result<Response<ReplyBody>, Failure> {
     let ticket = exchange.ticket();
     let answer = answer(exchange, &model).await;
     Ok(predict::count(&model.deployment, ticket, answer))
 }
 
-async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<ReplyBody>, Failure> {
+async fn infer(
+    mut exchange: Box<Exchange>,
+    model: &Addressed,
+) -> Result<Response<ReplyBody>, Failure> {
     let revision = model.revision()?;
     let target = model.target()?;
     let deadline = exchange.deadline(&revision.limits)?;
@@ -189,14 +192,14 @@ async fn infer(mut exchange: Exchange, model: &Addressed) -> Result<Response<Rep
     body::compressed(headers, answer::encode(model, form, &outputs)).await
 }
 
-async fn index(mut exchange: Exchange) -> Result<Response<ReplyBody>, Failure> {
+async fn index(mut exchange: Box<Exchange>) -> Result<Response<ReplyBody>, Failure> {
     let IndexRequest { ready } = read(&mut exchange).await?;
     let models: Vec<ModelIndex> = repository::index(&exchange.node, ready.unwrap_or_default());
     Ok(body::json(&models))
 }
 
 async fn change(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     operation: Operation,
     name: &str,
 ) -> Result<Response<ReplyBody>, Failure> {

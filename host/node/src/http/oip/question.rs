@@ -1,7 +1,7 @@
 //! One inference, however it was asked for: the question is checked, answered within its deadline,
 //! and the answer is made of the outputs that were wanted.
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{num::NonZeroU64, pin::pin, sync::Arc, time::Duration};
 
 use dunlin_inference::{NamedTensors, Signature};
 use dunlin_sandbox::Deadline;
@@ -95,7 +95,7 @@ impl Question {
             .inspect_err(|_| asked.failed())?;
         let run = run(&asked, self.inputs, deadline);
         let share = &model.revision()?.share;
-        let outputs = asked.node.turns.share(share, run).await?;
+        let outputs = asked.node.turns.share(share, pin!(run)).await?;
         if let Some(predictions) = model.deployment.figures.predictions() {
             predict::monitor_tensors(predictions, &outputs);
         }

@@ -72,7 +72,7 @@ pub(super) fn ready(model: &Addressed) -> Result<V1Ready, Failure> {
 }
 
 pub(super) async fn predict(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     model: &Addressed,
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = model.revision()?;
