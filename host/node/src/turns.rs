@@ -192,6 +192,11 @@ impl AtWork<'_> {
             return false;
         };
         let place = Arc::clone(place);
+        if let Standing::Waits(waker) = &mut *place.standing() {
+            // It is being polled: to be woken for a turn that it takes here would have it polled
+            // again, and again take a turn.
+            waker.clone_from(Waker::noop());
+        }
         self.turns.give(&mut self.turns.state());
         let mut standing = place.standing();
         match &mut *standing {
@@ -324,6 +329,32 @@ mod tests {
         drop((leaves, waits, stays));
         assert_eq!(turns.share(&other, pin!(async { 7 })).await, 7);
         assert_eq!(turns.state().given, 0);
+    }
+
+    /// Counts how often it is told to go on.
+    #[derive(Default)]
+    struct Told(AtomicU32);
+
+    impl std::task::Wake for Told {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_something_else_is_left_alone() {
+        let turns = Turns::new(1);
+        let (one, other) = (share(1), share(1));
+        turns.share(&other, pin!(async {})).await;
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(Arc::clone(&told));
+        let context = &mut Context::from_waker(&waker);
+        let forever = pin!(std::future::pending::<()>());
+        let mut waits = pin!(turns.share(&one, forever));
+        for _ in 0..2 {
+            assert!(waits.as_mut().poll(context).is_pending());
+            assert_eq!(told.0.load(Ordering::Relaxed), 1, "once, to take a turn");
+        }
     }
 
     #[tokio::test]

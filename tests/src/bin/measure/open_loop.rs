@@ -45,7 +45,8 @@ pub(crate) struct Flood {
 struct Pool {
     server: SocketAddr,
     question: Question,
-    idle: Mutex<Vec<Connection>>,
+    /// The newest last. None is a connection that may be made: a server closes one that does not ask.
+    idle: Mutex<Vec<Option<Connection>>>,
 }
 
 /// An answer's status, none where it was lost, and how long after it was due it came.
@@ -70,11 +71,8 @@ pub(crate) async fn flood(
     let pool = Arc::new(Pool {
         server,
         question: question.clone(),
-        idle: Mutex::default(),
+        idle: Mutex::new((0..connections).map(|_| None).collect()),
     });
-    for _ in 0..connections {
-        pool.put(connect(server).await?);
-    }
     let (mut asked, mut unsent) = (0_usize, 0_usize);
     let mut asking = JoinSet::new();
     let mut answers = Vec::new();
@@ -109,33 +107,32 @@ pub(crate) async fn flood(
 }
 
 impl Pool {
-    fn take(&self) -> Option<Connection> {
+    fn take(&self) -> Option<Option<Connection>> {
         self.lock().pop()
     }
 
-    fn put(&self, connection: Connection) {
+    fn put(&self, connection: Option<Connection>) {
         self.lock().push(connection);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Connection>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(self: Arc<Self>, mut connection: Connection, due: Instant) -> Answered {
-        let answer = ask(&mut connection, &self.question).await;
+    async fn ask(self: Arc<Self>, connection: Option<Connection>, due: Instant) -> Answered {
+        let answer = async {
+            let mut connection = match connection {
+                Some(connection) => connection,
+                None => connect(self.server).await?,
+            };
+            let (status, _) = ask(&mut connection, &self.question).await?;
+            anyhow::Ok((connection, status))
+        };
+        let answer = answer.await.ok();
         let took = due.elapsed();
-        match answer {
-            Ok((status, _)) => {
-                self.put(connection);
-                (Some(status), took)
-            }
-            Err(_) => {
-                if let Ok(another) = connect(self.server).await {
-                    self.put(another);
-                }
-                (None, took)
-            }
-        }
+        let (connection, status) = answer.unzip();
+        self.put(connection);
+        (status, took)
     }
 }
 
