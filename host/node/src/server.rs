@@ -22,15 +22,12 @@ use tokio::{
 };
 
 use crate::{
-    connection::Connection,
+    connection::{self, Connection},
     error::NodeError,
     http::{admin, data, grpc},
     log::Log,
     node::Node,
 };
-
-/// A client has so long to send a request's head.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the last traces may take.
 const TRACES_PATIENCE: Duration = Duration::from_secs(2);
@@ -230,7 +227,9 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT);
+        // It counts from the answer before, so it is the time that a connection may be idle; for the
+        // first head a client has less, as for its first request.
+        .header_read_timeout(connection::IDLE);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)

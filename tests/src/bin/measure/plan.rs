@@ -44,7 +44,7 @@ pub(crate) enum Servers {
 
 pub(crate) const FULL: Plan = Plan {
     windows_min: 3,
-    windows_max: 6,
+    windows_max: 3,
     warm_up: Duration::from_millis(500),
     window: Duration::from_millis(1500),
     digits_connections: &[1, 8, 32, 128],
