@@ -192,10 +192,12 @@ impl Entry {
 }
 
 fn alone(report: &Report) -> String {
-    let mut text = String::from(
+    let mut text = format!(
         "## A node's memory and start\n\n\
-         Resident memory in MiB; pages of files are shared with the page cache.\n\n\
+         Resident memory in MiB, {} s after the last request; pages of files are shared with the \
+         page cache.\n\n\
          | node | resident | anonymous | of files |\n|---|--:|--:|--:|\n",
+        report.plan.quiet.as_secs(),
     );
     for Lone {
         engines, memory, ..

@@ -62,7 +62,7 @@ pub(crate) fn measure(client: &Client, engines: Engines, plan: &Plan) -> Result<
     let empty = node.memory()?;
     let deploy = upload(client, &node, std::fs::read(package("digits"))?)?;
     ask(&node)?;
-    thread::sleep(plan.settle);
+    thread::sleep(plan.quiet);
     let deployed = node.memory()?;
     let mut node = Some(node);
 
@@ -79,7 +79,7 @@ pub(crate) fn measure(client: &Client, engines: Engines, plan: &Plan) -> Result<
         node = Some(started);
     }
     let node = node.context("the node is started at least once")?;
-    thread::sleep(plan.settle);
+    thread::sleep(plan.quiet);
     let restarted = node.memory()?;
     Ok(Lone {
         engines,

@@ -26,6 +26,9 @@ pub(crate) struct Plan {
     /// Before memory is read.
     #[serde(rename = "settle_s", serialize_with = "seconds")]
     pub(crate) settle: Duration,
+    /// Before the memory of a node that was asked is read: it gives back what a request left.
+    #[serde(rename = "quiet_s", serialize_with = "seconds")]
+    pub(crate) quiet: Duration,
     /// Idle deployments of one package.
     pub(crate) deployments: usize,
     #[serde(rename = "overload_s", serialize_with = "seconds")]
@@ -53,6 +56,7 @@ pub(crate) const FULL: Plan = Plan {
     in_process: Duration::from_millis(1500),
     starts: 9,
     settle: Duration::from_secs(1),
+    quiet: Duration::from_secs(12),
     deployments: 1000,
     overload: Duration::from_mins(1),
     wake_ups: 20,
@@ -70,6 +74,7 @@ pub(crate) const SHORT: Plan = Plan {
     in_process: Duration::from_millis(500),
     starts: 1,
     settle: Duration::from_millis(500),
+    quiet: Duration::from_secs(1),
     deployments: 50,
     overload: Duration::from_secs(3),
     wake_ups: 2,
