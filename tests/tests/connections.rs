@@ -127,6 +127,21 @@ fn who_does_not_ask_is_sent_away() {
     assert!(started.elapsed() < Duration::from_secs(15));
 }
 
+#[test]
+fn who_has_asked_may_take_a_while_to_ask_again() {
+    let node = node("");
+    let mut stream = connect(node.data_url());
+    for pause in [Duration::from_secs(12), Duration::ZERO] {
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+            .expect("it is open");
+        let mut answer = [0; 1024];
+        let read = stream.read(&mut answer).expect("it is answered");
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{read} bytes");
+        std::thread::sleep(pause);
+    }
+}
+
 /// Sends `requests` at once and never reads.
 fn unread(node: &Node, requests: &str) -> TcpStream {
     let mut stream = connect(node.data_url());
