@@ -39,6 +39,7 @@ fn compare(cli: &Cli, folder: Option<&Path>, arguments: &[OsString]) -> Ran {
         command.env("DUNLIN_BACKENDS", folder);
         command.env("HOME", cli.home());
         command.env_remove("XDG_CACHE_HOME");
+        command.env_remove("ORT_DISABLE_TELEMETRY");
     }
     let output = command.args(arguments).output();
     output.expect("dunlin can be run").into()

@@ -5,13 +5,14 @@
 //! that an async worker thread never computes for long. Where the model batches, calls that come
 //! during a run are the next run together.
 
+mod company;
 mod job;
 
 use std::collections::HashMap;
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::registry::give_memory_back;
 use crate::stats::Times;
 use crate::{Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Tensor};
 
+use self::company::Company;
 pub(crate) use self::job::Caller;
 use self::job::{Asked, Expiry, Job, Outcome, Waiting, shared_run};
 
@@ -52,34 +54,6 @@ struct Shared {
     company: Company,
     /// The outputs of a batch did not have the rows of its inputs: the model's rows are not apart.
     inseparable: AtomicBool,
-}
-
-/// Whether a call that finds the engine idle is likely to have others right behind it.
-///
-/// To see them it has to let go of its thread, which costs more than a short run. So who was alone
-/// several times is taken to stay so, but for a look now and then.
-#[derive(Default)]
-struct Company {
-    /// Calls since one had company.
-    alone: AtomicU32,
-}
-
-impl Company {
-    const SEVERAL: u32 = 8;
-    const LOOK: u32 = 64;
-
-    fn is_likely(&self) -> bool {
-        let alone = self.alone.load(Ordering::Relaxed);
-        alone < Self::SEVERAL || alone.is_multiple_of(Self::LOOK)
-    }
-
-    fn note(&self, has_company: bool) {
-        if has_company {
-            self.alone.store(0, Ordering::Relaxed);
-        } else {
-            self.alone.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The inputs of several calls as those of one.

@@ -1,5 +1,6 @@
 //! The engine around a session that does what a test tells it to.
 
+mod late;
 mod led;
 mod properties;
 
@@ -9,7 +10,7 @@ use std::sync::mpsc as std_mpsc;
 
 use super::*;
 use crate::backend::ModelSource;
-use crate::{BatchOptions, CallOptions, DType, Dim, Model, TensorSpec};
+use crate::{BatchOptions, DType, Dim, Model, TensorSpec};
 
 /// Gives its input back. The values say how: a negative one panics, 13 fails, 99 gives one row however
 /// many came, and every run first takes a permit if there is a gate.
@@ -162,9 +163,7 @@ async fn a_full_queue_refuses_and_a_gone_caller_is_skipped() {
     // The first call gets to the gate; the next two fill the queue.
     let mut first = Box::pin(model.infer(call(1)));
     assert!(still_waits(&mut first).await);
-    while ran.lock().unwrap().is_empty() {
-        thread::yield_now();
-    }
+    until_begun(&ran);
     let mut gone = Box::pin(model.infer(call(2)));
     let mut last = Box::pin(model.infer(call(3)));
     assert!(still_waits(&mut gone).await);
@@ -177,83 +176,24 @@ async fn a_full_queue_refuses_and_a_gone_caller_is_skipped() {
     open.send(()).unwrap();
     first.await.unwrap();
     last.await.unwrap();
-    let values: Vec<i32> = ran
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(value, _)| *value)
-        .collect();
-    assert_eq!(values, [1, 3]);
+    assert_eq!(begun(&ran), [1, 3]);
     assert_eq!(model.stats().snapshot().cancelled, 1);
 }
 
-/// A model of one worker whose runs are said to take 50 ms, busy with a call; and what opens its gate
-/// for one run.
-async fn start_busy(ran: &Runs) -> (Model, std_mpsc::Sender<()>) {
-    let (open, gate) = std_mpsc::channel();
-    let session = Echo {
-        gate: Some(Mutex::new(gate)),
-        estimate: Some(Duration::from_millis(50)),
-        ..echo(ran)
-    };
-    let model = start(session, 8);
-    let busy = model.clone();
-    tokio::spawn(async move { busy.infer(call(1)).await });
-    while ran.lock().unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    (model, open)
-}
-
-fn within(time: Duration) -> CallOptions {
-    CallOptions {
-        deadline: Some(Instant::now() + time),
-        ..CallOptions::default()
-    }
-}
-
-#[tokio::test]
-async fn a_call_with_more_before_it_than_it_has_time_for_is_refused_at_once() {
-    let ran = Arc::default();
-    let (model, open) = start_busy(&ran).await;
-    let ask = |value, ms| {
-        let options = within(Duration::from_millis(ms));
-        Box::pin(model.infer_with(call(value), options))
-    };
-    // Nothing waits: it has to take its chance.
-    let mut hasty = ask(2, 40);
-    assert!(still_waits(&mut hasty).await);
-    let refused = ask(3, 90).await.unwrap_err();
-    assert!(matches!(refused, InferenceError::TooLate), "{refused}");
-    let mut patient = ask(4, 60_000);
-    assert!(still_waits(&mut patient).await);
-
-    drop(hasty);
-    for _ in 0..2 {
-        open.send(()).unwrap();
-    }
-    patient.await.unwrap();
-    let values: Vec<i32> = ran
-        .lock()
+/// The first value of each run, in the order in which they began.
+fn begun(ran: &Runs) -> Vec<i32> {
+    ran.lock()
         .unwrap()
         .iter()
         .map(|(value, _)| *value)
-        .collect();
-    assert_eq!(values, [1, 4]);
-    assert_eq!(model.stats().snapshot().fail.count, 1);
+        .collect()
 }
 
-#[tokio::test]
-async fn a_call_that_would_end_after_its_deadline_is_not_run() {
-    let ran = Arc::default();
-    let (model, open) = start_busy(&ran).await;
-    let mut late = Box::pin(model.infer_with(call(2), within(Duration::from_millis(80))));
-    assert!(still_waits(&mut late).await);
-    tokio::time::sleep(Duration::from_millis(40)).await;
-    open.send(()).unwrap();
-    let refused = late.await.unwrap_err();
-    assert!(matches!(refused, InferenceError::TooLate), "{refused}");
-    assert_eq!(ran.lock().unwrap().len(), 1);
+/// Until a worker does its first run.
+fn until_begun(ran: &Runs) {
+    while begun(ran).is_empty() {
+        thread::yield_now();
+    }
 }
 
 /// Polls once.

@@ -56,7 +56,7 @@ fn head(report: &Report) -> String {
         ""
     };
     text + &format!(
-        "Written by `cargo xtask bench`; run it again to repeat them. `docs/measurements.json` has \
+        "`cargo xtask bench --with all` repeats them. `docs/measurements.json` has \
          every window.\n\n\
          - {}, {commit}\n\
          - {}, {} cores, {:.1} GiB{kind}; {:.0} % busy with something else before the run\n\
