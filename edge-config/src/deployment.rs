@@ -122,7 +122,8 @@ pub struct Grants {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instances {
     pub policy: InstancePolicy,
-    /// How many live at once.
+    /// How many live at once. Each has one call: by default enough for the greatest `max_batch_size` of
+    /// its models, within 8 and 64.
     pub max: u32,
     /// After so many calls a warm instance is replaced.
     pub calls_max: u64,
@@ -231,7 +232,10 @@ fn check(root: &Section<'_>) -> Option<Deployment> {
     }
     Some(Deployment {
         monitoring: monitoring::check(root),
-        instances: check_instances(&root.section("instances")),
+        instances: check_instances(
+            &root.section("instances"),
+            models.as_deref().unwrap_or_default(),
+        ),
         limits: check_limits(&root.section("limits")),
         name: name?,
         predictor,
@@ -325,17 +329,27 @@ fn check_models(predictor: &Section<'_>) -> Option<Vec<Model>> {
     models
 }
 
-fn check_instances(section: &Section<'_>) -> Instances {
+fn check_instances(section: &Section<'_>, models: &[Model]) -> Instances {
     let policies = [
         ("warm", InstancePolicy::Warm),
         ("fresh", InstancePolicy::Fresh),
     ];
     Instances {
         policy: section.one_of("policy", InstancePolicy::Warm, &policies),
-        max: section.count_u32("max", 8, 1..=4096),
+        max: section.count_u32("max", instances_for(models), 1..=4096),
         calls_max: section.count("calls_max", 100_000, 1..=1_000_000_000_000),
         idle_timeout: section.duration("idle_timeout", seconds(60), seconds(1)..=seconds(86_400)),
     }
+}
+
+/// Calls that share a run come from as many instances.
+fn instances_for(models: &[Model]) -> u32 {
+    const FEW: u32 = 8;
+    const MANY: u32 = 64;
+    let batchings = models.iter().filter_map(|model| model.batching.as_ref());
+    let rows = batchings.map(|batching| batching.max_batch_size).max();
+    let rows = u32::try_from(rows.unwrap_or_default()).unwrap_or(MANY);
+    rows.clamp(FEW, MANY)
 }
 
 fn check_limits(section: &Section<'_>) -> Limits {

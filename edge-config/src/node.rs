@@ -26,6 +26,7 @@ const LAYOUT: Layout = &[
             "model_control",
             "data_dir",
             "threads",
+            "model_nice",
             "instances_max",
             "guest_memory_max",
             "package_max",
@@ -67,6 +68,9 @@ pub struct Node {
     pub data_dir: Option<PathBuf>,
     /// Threads that serve requests; the machine's cores unless written.
     pub threads: u32,
+    /// What is added to the nice value of threads that only run models, 0 to 19: requests, and models
+    /// that are done in no time, get a core before them.
+    pub model_nice: u8,
     /// Live instances of all deployments together. The pooling allocator is sized from it.
     pub instances_max: u32,
     /// The largest `limits.memory` a deployment may ask for, in bytes.
@@ -253,6 +257,7 @@ fn check(root: &Section<'_>) -> Node {
         ),
         data_dir: path(root, "data_dir", "/var/lib/dunlin"),
         threads: root.count_u32("threads", cores(), 1..=THREADS_MAX),
+        model_nice: u8::try_from(root.count_u32("model_nice", 10, 0..=19)).unwrap_or(10),
         instances_max: root.count_u32("instances_max", 128, 1..=65_536),
         guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),
         package_max: root.size("package_max", 2 * GI, MI..=1024 * GI),

@@ -24,7 +24,7 @@ use crate::backend;
 use crate::batching::{self, Batch, Call as _, Entered, Queue, Run};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
-use crate::registry::give_memory_back;
+use crate::registry::{give_memory_back, no_thread};
 use crate::stats::Times;
 use crate::{Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Tensor};
 
@@ -98,10 +98,7 @@ impl Engine {
             thread::Builder::new()
                 .name("model".to_owned())
                 .spawn(move || shared.serve())
-                .map_err(|source| InferenceError::Load {
-                    reason: "a thread for the model cannot be started".to_owned(),
-                    source: Some(source.into()),
-                })?;
+                .map_err(no_thread)?;
         }
         Ok(engine)
     }

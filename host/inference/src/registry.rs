@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -23,6 +25,7 @@ use crate::{
 pub struct Registry {
     entries: Arc<Mutex<HashMap<ModelKey, Entry>>>,
     backends: Arc<Backends>,
+    nice: u8,
 }
 
 /// A model, and how it is to be run and checked.
@@ -67,7 +70,17 @@ impl Registry {
         Registry {
             entries: Arc::default(),
             backends: Arc::new(backends),
+            nice: 0,
         }
+    }
+
+    /// How far the threads that load and run models stand back behind the process's others: what is
+    /// added to their nice value (`setpriority`, 0 to 19). Linux only; elsewhere nothing happens.
+    ///
+    /// Runs on a caller's thread, and those of calls that lead a batch, are not among them.
+    #[must_use]
+    pub fn with_nice(self, nice: u8) -> Self {
+        Registry { nice, ..self }
     }
 
     /// The engines that run the models.
@@ -134,6 +147,7 @@ impl Registry {
                     // A new entry is the time to forget the models that are gone.
                     entries.retain(|_, entry| entry.is_alive());
                     let loading = self.start(key.clone(), backend, source);
+                    let loading = loading.map_err(|error| Arc::new(no_thread(error)))?;
                     entries.insert(key, Entry::Loading(loading.clone()));
                     loading
                 }
@@ -154,11 +168,14 @@ impl Registry {
         key: ModelKey,
         backend: Arc<dyn Backend>,
         source: ModelSource,
-    ) -> watch::Receiver<Option<Loaded>> {
+    ) -> io::Result<watch::Receiver<Option<Loaded>>> {
         let (sender, receiver) = watch::channel(None);
         let entries = Arc::clone(&self.entries);
-        // Not a future of one of the askers: that one may go while the others wait.
-        spawn_blocking(move || {
+        let nice = self.nice;
+        // Not a future of one of the askers: that one may go while the others wait. And a thread of
+        // its own: the model's workers and the engine's own threads are as nice as who starts them.
+        let work = move || {
+            be_nice(nice);
             let load = || load(&*backend, &source, &key.options);
             let loaded = caught(load).map_err(Arc::new);
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,8 +185,9 @@ impl Registry {
             };
             drop(entries);
             sender.send_replace(Some(loaded));
-        });
-        receiver
+        };
+        thread::Builder::new().name("load".to_owned()).spawn(work)?;
+        Ok(receiver)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ModelKey, Entry>> {
@@ -214,6 +232,25 @@ fn load(
         "loaded a model"
     );
     Ok(engine)
+}
+
+/// From here on this thread, and those that it starts, get a core after the others.
+fn be_nice(nice: u8) {
+    #[cfg(target_os = "linux")]
+    if nice > 0
+        && let Err(error) = rustix::process::nice(i32::from(nice))
+    {
+        tracing::warn!(%error, "the threads of models cannot stand back behind those of requests");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
+}
+
+pub(crate) fn no_thread(source: io::Error) -> InferenceError {
+    InferenceError::Load {
+        reason: "a thread for the model cannot be started".to_owned(),
+        source: Some(source.into()),
+    }
 }
 
 /// Engines read a model and pack its weights in memory that they free again, and the allocator keeps

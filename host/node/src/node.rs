@@ -76,7 +76,8 @@ impl Node {
             Store::open(&data_dir.join("store")).map_err(NodeError::Store)?,
             State::open(&data_dir.join("state.db"))?,
             sandbox,
-            Registry::new(Backends::new(backend_paths(&config.backends))),
+            Registry::new(Backends::new(backend_paths(&config.backends)))
+                .with_nice(config.model_nice),
             &config,
         );
         let restore = control.restore().await?;

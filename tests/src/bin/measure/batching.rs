@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     client::{self, Question},
-    entrants::{Arena, References, batched, digits_package, forward},
+    entrants::{Arena, References, digits_package, forward},
     goals,
     node::{self, Engines, metric, metrics},
     server::Server,
@@ -42,7 +42,7 @@ pub(crate) fn measure(arena: &Arena<'_>) -> Result<Batching> {
     let home = arena.home.join("node-batching");
     fs::create_dir(&home)?;
     let node = node::start(&home, Engines::Installed)?;
-    let package = digits_package("digits", batched);
+    let package = digits_package("digits", |_| ());
     node::upload(arena.client, &node, package.bytes())?;
     let question = Workload::Digits.json("/digits", Form::Plain)?;
     let (client, plan) = (arena.client, arena.plan);
@@ -75,7 +75,8 @@ pub(crate) fn poison(
     fs::create_dir(&home)?;
     let node = node::start(&home, Engines::Installed)?;
     let mut deployment = forward(workload, 1)?;
-    batched(&mut deployment);
+    // As many calls in a run as are asked at once.
+    deployment["predictor"]["models"][0]["max_batch_size"] = goals::CONNECTIONS.into();
     let package = references.package_as(workload, &deployment)?;
     node::upload(arena.client, &node, package.bytes())?;
     let good = workload.protocol_binary("/v2/models/encoder/infer")?;

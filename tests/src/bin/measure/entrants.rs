@@ -265,7 +265,7 @@ impl Arena<'_> {
         for setup in [
             Setup::OnnxRuntime,
             Setup::Tract,
-            Setup::Batched,
+            Setup::Unbatched,
             Setup::Fresh,
         ] {
             let kind = Kind::Dunlin(setup);
@@ -395,7 +395,7 @@ impl Setup {
         match self {
             Setup::OnnxRuntime => "digits",
             Setup::Tract => "digits-tract",
-            Setup::Batched => "digits-batched",
+            Setup::Unbatched => "digits-unbatched",
             Setup::Fresh => "digits-fresh",
         }
     }
@@ -407,18 +407,11 @@ impl Setup {
             _ => "onnxruntime".into(),
         };
         match self {
-            Setup::Batched => batched(yaml),
+            Setup::Unbatched => yaml["predictor"]["models"][0]["max_batch_size"] = 1.into(),
             Setup::Fresh => yaml["instances"] = json!({"policy": "fresh"}),
             Setup::OnnxRuntime | Setup::Tract => {}
         }
     }
-}
-
-/// As many calls in a run as there are connections at the goal; instances hold the calls that wait.
-pub(crate) fn batched(yaml: &mut Value) {
-    let model = &mut yaml["predictor"]["models"][0];
-    model["max_batch_size"] = 32.into();
-    yaml["instances"] = json!({"max": 32});
 }
 
 /// digits under another name, with another deployment file.

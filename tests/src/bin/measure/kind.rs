@@ -30,10 +30,11 @@ pub(crate) enum Kind {
 /// A deployment of the same predictor and model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setup {
+    /// As it is shipped: calls that wait share runs.
     OnnxRuntime,
     Tract,
-    /// ONNX Runtime, and calls that wait share runs.
-    Batched,
+    /// ONNX Runtime, and each call is a run.
+    Unbatched,
     /// ONNX Runtime, and a new instance for each request.
     Fresh,
 }
@@ -55,7 +56,7 @@ impl Kind {
             Kind::ParseJson => "hyper + serde_json".to_owned(),
             Kind::Dunlin(Setup::OnnxRuntime) => "Dunlin, ONNX Runtime".to_owned(),
             Kind::Dunlin(Setup::Tract) => "Dunlin, tract".to_owned(),
-            Kind::Dunlin(Setup::Batched) => "Dunlin, ONNX Runtime, batching".to_owned(),
+            Kind::Dunlin(Setup::Unbatched) => "Dunlin, ONNX Runtime, without batching".to_owned(),
             Kind::Dunlin(Setup::Fresh) => "Dunlin, ONNX Runtime, fresh instances".to_owned(),
             Kind::FastApi { workers: count } => workers("FastAPI", count),
             Kind::LitServe { workers: count } => workers("LitServe", count),

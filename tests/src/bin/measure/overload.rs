@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
+    client::Question,
     entrants::{Arena, References, digits_package},
     node::{self, Engines},
     open_loop::{FEW, Flood, MANY, flood},
@@ -64,19 +66,20 @@ pub(crate) fn measure(arena: &Arena<'_>, references: &References) -> Result<Over
     let quiet = Workload::Digits.json("/digits", Form::Plain)?;
 
     let (client, generator, plan) = (arena.client, arena.generator, arena.plan);
+    // As long as machines take to show their moods.
+    let while_calm = plan.overload / 4;
     generator.run(client, address, &flooded, CONNECTIONS, plan.warm_up)?;
-    let peak = generator.run(client, address, &flooded, CONNECTIONS, plan.window)?;
-    let runtime = client.runtime();
-    runtime.block_on(flood(address, &quiet, FEW, QUIET, plan.warm_up))?;
-    let alone = runtime.block_on(flood(address, &quiet, FEW, QUIET, plan.window))?;
-    let before = node.memory()?.resident_mib;
+    let peak = generator.run(client, address, &flooded, CONNECTIONS, while_calm)?;
+    let alone = neighbour(address, &quiet, while_calm)?;
+    let before = node.resident_mib()?;
     let rate = TIMES * peak.per_second;
     let (both, most) = watched(&node, || {
-        runtime.block_on(async {
-            tokio::join!(
-                flood(address, &flooded, MANY, rate, plan.overload),
-                flood(address, &quiet, FEW, QUIET, plan.overload),
-            )
+        thread::scope(|scope| {
+            let beside = scope.spawn(|| neighbour(address, &quiet, plan.overload));
+            let flooding = flood(address, &flooded, MANY, rate, plan.overload);
+            let flooded = client.runtime().block_on(flooding);
+            let beside = beside.join().expect("it asks and returns what fails");
+            (flooded, beside)
         })
     })?;
     let overload = Overload {
@@ -103,6 +106,14 @@ pub(crate) fn measure(arena: &Arena<'_>, references: &References) -> Result<Over
     Ok(overload)
 }
 
+/// Asks on a thread of its own: beside those who flood, it would find its answers late.
+fn neighbour(server: SocketAddr, question: &Question, duration: Duration) -> Result<Flood> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(flood(server, question, FEW, QUIET, duration))
+}
+
 /// Does it, and gives the most memory that the node had meanwhile.
 fn watched<T: Send>(node: &Server, work: impl FnOnce() -> T) -> Result<(T, f64)> {
     const STEP: Duration = Duration::from_millis(200);
@@ -111,7 +122,7 @@ fn watched<T: Send>(node: &Server, work: impl FnOnce() -> T) -> Result<(T, f64)>
         let watcher = scope.spawn(|| {
             let mut most = 0.0_f64;
             while !done.load(Ordering::Relaxed) {
-                most = most.max(node.memory()?.resident_mib);
+                most = most.max(node.resident_mib()?);
                 thread::sleep(STEP);
             }
             anyhow::Ok(most)

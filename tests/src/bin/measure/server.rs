@@ -99,6 +99,11 @@ impl Server {
         Ok(())
     }
 
+    /// As often as one likes, while it is measured.
+    pub(crate) fn resident_mib(&self) -> Result<f64> {
+        process_tree::resident_mib(self.process.id())
+    }
+
     pub(crate) fn memory(&self) -> Result<Memory> {
         process_tree::memory(self.process.id())
     }
