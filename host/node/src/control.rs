@@ -57,13 +57,12 @@ struct Waiting {
 
 impl Control {
     pub(crate) fn new(
-        store: Store,
+        store: Arc<Store>,
         state: State,
         sandbox: Sandbox,
         registry: Registry,
         config: &edge_config::Node,
     ) -> Self {
-        let store = Arc::new(store);
         Self {
             deployments: Deployments::default(),
             loader: Loader::new(config, Arc::clone(&store), sandbox.clone(), registry),

@@ -14,7 +14,7 @@ use dunlin_inference::{
     TorchScriptOptions,
 };
 use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
-use dunlin_sandbox::{Predictor, PredictorSpec, Sandbox};
+use dunlin_sandbox::{Predictor, PredictorSpec, Program, Sandbox};
 use edge_config::{BackendChoice, Datatype, ModelOverride, PackagePath, TensorDeclaration};
 use tokio::sync::Semaphore;
 
@@ -123,10 +123,23 @@ impl Loader {
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
         let settings = settings(package, model_config)?;
-        let models = self.load_models(package, &settings).await?;
-        let predictor = self.start_predictor(package, &models, telemetry).await?;
+        let (models, program) =
+            tokio::try_join!(self.load_models(package, &settings), self.program(package))?;
+        let predictor = match (&package.deployment().predictor, program) {
+            (Some(predictor), Some(program)) => {
+                let started = self.start_predictor(
+                    package.deployment(),
+                    predictor,
+                    program,
+                    &models,
+                    telemetry,
+                );
+                Some(Arc::new(started.await?))
+            }
+            _ => None,
+        };
         Ok(Revision {
-            predictor: predictor.map(Arc::new),
+            predictor,
             models,
             settings,
             limits: package.deployment().limits,
@@ -198,22 +211,28 @@ impl Loader {
         })
     }
 
-    async fn start_predictor(
-        &self,
-        package: &Package,
-        models: &BTreeMap<String, Model>,
-        telemetry: &Arc<Telemetry>,
-    ) -> Result<Option<Predictor>, ChangeError> {
-        let deployment = package.deployment();
-        let (Some(predictor), Some(component)) = (&deployment.predictor, package.predictor())
-        else {
+    /// The package's predictor, compiled. None where it is of models alone.
+    async fn program(&self, package: &Package) -> Result<Option<Arc<Program>>, ChangeError> {
+        let Some(component) = package.predictor() else {
             return Ok(None);
         };
         let (store, digest) = (Arc::clone(&self.store), component.digest);
         let wasm = blocking(move || store.read(&digest)).await??;
+        let program = self.sandbox.program(wasm.into()).await;
+        program.map(Some).map_err(ChangeError::Predictor)
+    }
+
+    async fn start_predictor(
+        &self,
+        deployment: &edge_config::Deployment,
+        predictor: &edge_config::Predictor,
+        program: Arc<Program>,
+        models: &BTreeMap<String, Model>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Predictor, ChangeError> {
         let models = models.iter();
         let spec = PredictorSpec {
-            wasm: wasm.into(),
+            program,
             config: serde_json::Value::Object(predictor.config.clone()).to_string(),
             models: models
                 .map(|(name, model)| (name.clone(), model.clone()))
@@ -226,7 +245,7 @@ impl Loader {
             init_deadline: INIT_DEADLINE,
         };
         let started = Predictor::start(&self.sandbox, spec).await;
-        started.map(Some).map_err(ChangeError::Predictor)
+        started.map_err(ChangeError::Predictor)
     }
 
     /// What an engine is about to open is what the package promised.
@@ -290,7 +309,7 @@ fn folder(path: &PackagePath) -> &str {
     path.rfind('/').map_or("", |slash| &path[..=slash])
 }
 
-fn backend(choice: BackendChoice) -> BackendKind {
+pub(crate) fn backend(choice: BackendChoice) -> BackendKind {
     match choice {
         BackendChoice::Auto => BackendKind::Auto,
         BackendChoice::Tract => BackendKind::Tract,

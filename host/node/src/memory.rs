@@ -46,6 +46,16 @@ pub(crate) fn give_back() {
     linux::let_go_of_programs();
 }
 
+/// For a thread that is about to allocate a lot in small pieces. The C library widens a thread's heap
+/// page by page, and each time no other thread of the process can map memory or touch a new page:
+/// ten thousand allocations of one thread hold up all. What was once widened stays so, free.
+pub(crate) fn widen() {
+    const PIECE: usize = 96 << 10;
+    const PIECES: usize = 100;
+    let pieces: Vec<Vec<u8>> = (0..PIECES).map(|_| Vec::with_capacity(PIECE)).collect();
+    std::hint::black_box(&pieces);
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::{ffi::c_void, ptr};

@@ -21,10 +21,11 @@ use tokio_util::task::TaskTracker;
 use crate::{
     account::Accounts,
     control::{Control, Restore},
+    engines::Opening,
     error::NodeError,
     http::BodyBudget,
     log::Log,
-    memory::{self, Quiet},
+    memory::Quiet,
     request_id::RequestIds,
     state::State,
     token::AdminToken,
@@ -66,21 +67,21 @@ impl Node {
     ) -> Result<(Arc<Self>, Restore), NodeError> {
         let lock = claim(&data_dir)?;
         let token = AdminToken::open(&data_dir)?;
+        let store = Store::open(&data_dir.join("store")).map_err(NodeError::Store)?;
+        let store = Arc::new(store);
+        let state = State::open(&data_dir.join("state.db"))?;
+        let registry = Registry::new(Backends::new(backend_paths(&config.backends)))
+            .with_nice(config.model_nice);
+        let opening = Opening::start(&store, registry.backends(), &state.records()?);
         let sandbox = Sandbox::new(SandboxConfig {
             instances_max: config.instances_max,
             guest_memory_max: config.guest_memory_max,
             cache_dir: data_dir.join("compiled"),
             compiler,
         })?;
-        let control = Control::new(
-            Store::open(&data_dir.join("store")).map_err(NodeError::Store)?,
-            State::open(&data_dir.join("state.db"))?,
-            sandbox,
-            Registry::new(Backends::new(backend_paths(&config.backends)))
-                .with_nice(config.model_nice),
-            &config,
-        );
+        let control = Control::new(store, state, sandbox, registry, &config);
         let restore = control.restore().await?;
+        opening.detach();
         let traces = Traces::start(&config.traces).map(Arc::new);
         let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
@@ -106,7 +107,9 @@ impl Node {
     /// Brings up what was deployed before. The node is ready then.
     pub(crate) async fn bring_up(&self, restore: Restore) {
         self.control.bring_up(restore).await;
-        memory::give_back();
+        // What the start left goes when nobody has asked for a while: to look through the memory now
+        // would take as long as a part of the start, and the first request would miss its pages.
+        self.quiet.asked();
         self.starting.store(false, Ordering::Relaxed);
     }
 

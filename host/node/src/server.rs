@@ -27,6 +27,7 @@ use crate::{
     http::{admin, data, grpc},
     log::Log,
     node::Node,
+    prompt::Prompt,
 };
 
 /// How long the last traces may take.
@@ -205,7 +206,7 @@ async fn serve<H, F, B>(
         let connection = http
             .serve_connection(TokioIo::new(stream), service)
             .into_owned();
-        let connection = graceful.watch(connection);
+        let connection = Prompt::new(graceful.watch(connection));
         tokio::spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {

@@ -13,7 +13,7 @@
 use std::{
     future::Future,
     num::NonZeroU32,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -187,7 +187,8 @@ impl AtWork<'_> {
             state.waiting.push(owner, weight, 0, place);
             if state.given < self.turns.at_once {
                 // Not at once: what else has arrived is to take its place before turns are given.
-                context.waker().wake_by_ref();
+                let later = pin!(tokio::task::yield_now()).poll(context);
+                debug_assert!(later.is_pending());
             }
             return false;
         };
@@ -353,6 +354,7 @@ mod tests {
         let mut waits = pin!(turns.share(&one, forever));
         for _ in 0..2 {
             assert!(waits.as_mut().poll(context).is_pending());
+            tokio::task::yield_now().await;
             assert_eq!(told.0.load(Ordering::Relaxed), 1, "once, to take a turn");
         }
     }

@@ -74,10 +74,16 @@ struct Inner {
 }
 
 /// A component compiled and linked: instances come from it.
-pub(crate) struct Program {
+pub struct Program {
     pub(crate) instance_pre: InstancePre<Guest>,
     pub(crate) handler: handler::GuestIndices,
     pub(crate) tensors: Option<tensor_handler::GuestIndices>,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -111,8 +117,12 @@ impl Sandbox {
         })
     }
 
-    /// The compiled form of `wasm`, from memory, from the cache on disk, or from the compiler.
-    pub(crate) async fn program(&self, wasm: Arc<[u8]>) -> Result<Arc<Program>, SandboxError> {
+    /// The compiled form of `wasm`, from memory, from the cache on disk, or from the compiler. Its
+    /// imports and exports were checked against the grants.
+    ///
+    /// # Errors
+    /// The component does not compile or fit the world.
+    pub async fn program(&self, wasm: Arc<[u8]>) -> Result<Arc<Program>, SandboxError> {
         let _turn = self
             .inner
             .compiling

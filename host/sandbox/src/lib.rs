@@ -21,7 +21,7 @@ mod tensors;
 mod wasi_nn;
 
 pub use compiler::{Compiler, compile};
-pub use engine::{Sandbox, SandboxConfig};
+pub use engine::{Program, Sandbox, SandboxConfig};
 pub use error::{CallError, GuestFailure, ResponseExcess, SandboxError};
 pub use instance::{CallTimes, Called, Deadline, Request, Response};
 pub use observer::{LogEntry, LogLevel, Measurement, Observer};

@@ -11,7 +11,7 @@ use edge_config::{Grants, Instances, Limits};
 use tokio::sync::oneshot;
 
 use crate::{
-    engine::Sandbox,
+    engine::{Program, Sandbox},
     error::{CallError, SandboxError},
     guest::Shared,
     instance::{CallTimes, Called, Deadline, Instance, Request, Response},
@@ -22,8 +22,7 @@ use crate::{
 
 /// What a predictor is made from.
 pub struct PredictorSpec {
-    /// A component whose imports and exports were checked against the grants.
-    pub wasm: Arc<[u8]>,
+    pub program: Arc<Program>,
     /// The deployment file's `predictor.config`, a JSON object.
     pub config: String,
     /// The models of the package by name: all that `load-by-name` finds.
@@ -48,7 +47,6 @@ pub struct Predictor {
 impl std::fmt::Debug for PredictorSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PredictorSpec")
-            .field("wasm_bytes", &self.wasm.len())
             .field("models", &self.models.keys())
             .finish_non_exhaustive()
     }
@@ -77,7 +75,6 @@ impl Predictor {
                 allowed,
             });
         }
-        let program = sandbox.program(spec.wasm).await?;
         let shared = Arc::new(Shared {
             models: spec.models,
             registry: spec.registry,
@@ -87,7 +84,7 @@ impl Predictor {
         });
         let pool = Pool::new(
             sandbox.clone(),
-            program,
+            spec.program,
             shared,
             spec.config,
             spec.instances,

@@ -274,18 +274,19 @@ impl<T: Clone> OncePerProcess<T> {
     }
 
     /// The library at `path`, opened by `open` if nobody has opened it. What `check` says of the file
-    /// comes first: a file of no use is told from one that comes too late.
-    pub(super) fn open(
+    /// comes first: a file of no use is told from one that comes too late. What it found goes on to
+    /// `open`.
+    pub(super) fn open<C>(
         &self,
         path: &Path,
-        check: impl FnOnce(&Path) -> Result<(), String>,
-        open: impl FnOnce(&Path) -> Result<T, String>,
+        check: impl FnOnce(&Path) -> Result<C, String>,
+        open: impl FnOnce(&Path, C) -> Result<T, String>,
     ) -> Result<T, String> {
-        check(path)?;
+        let checked = check(path)?;
         // Held meanwhile: whoever comes second is to find what the first one opens.
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((known, library)) = &*opened else {
-            let (_, library) = opened.insert((path.to_owned(), open(path)?));
+            let (_, library) = opened.insert((path.to_owned(), open(path, checked)?));
             return Ok(library.clone());
         };
         let whole = |path: &Path| path.canonicalize().ok();

@@ -90,7 +90,7 @@ impl Digits {
         let predictor = async |name: &str, config: &str, policy| -> Result<_, Failure> {
             let component = components.join(name).with_extension("component.wasm");
             let spec = PredictorSpec {
-                wasm: fs::read(component)?.into(),
+                program: sandbox.program(fs::read(component)?.into()).await?,
                 config: config.to_owned(),
                 models: HashMap::from([("digits".to_owned(), model.clone())]),
                 registry: Arc::clone(&registry),

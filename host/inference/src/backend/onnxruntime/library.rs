@@ -5,6 +5,7 @@ use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
+use libloading::Library;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use tracing::Level;
@@ -22,25 +23,25 @@ pub(super) struct Opened {
     pub(super) version: String,
 }
 
-/// Whether the file is an ONNX Runtime that can be used. The text says what is wrong with it.
-pub(super) fn check(path: &Path) -> Result<(), String> {
-    version_of(path).map(drop)
+/// An ONNX Runtime that can be used. Open, so that to open it again costs nothing.
+pub(super) struct Checked {
+    _library: Library,
+    version: String,
 }
 
 /// Opens the file, which was checked.
-pub(super) fn open(path: &Path) -> Result<Opened, String> {
-    let version = version_of(path)?;
+pub(super) fn open(path: &Path, checked: Checked) -> Result<Opened, String> {
     let environment = catch_unwind(|| environment(path))
         .unwrap_or_else(|payload| Err(format!("it cannot be used: {}", panic_text(&*payload))))?;
     Ok(Opened {
         environment,
-        version,
+        version: checked.version,
     })
 }
 
-/// Opens the library for a moment and asks for its version. `ort` asks too, but stops the process
-/// where the answer is not what it expects.
-fn version_of(path: &Path) -> Result<String, String> {
+/// Whether the file is an ONNX Runtime that can be used: asks it for its version. `ort` asks too, but
+/// stops the process where the answer is not what it expects. The text says what is wrong.
+pub(super) fn check(path: &Path) -> Result<Checked, String> {
     let library = open_library(path)?;
     #[expect(unsafe_code, reason = "the library speaks C")]
     let version = {
@@ -68,7 +69,10 @@ fn version_of(path: &Path) -> Result<String, String> {
     };
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(1), Some(minor)) if minor >= MINOR_MIN => Ok(version),
+        (Some(1), Some(minor)) if minor >= MINOR_MIN => Ok(Checked {
+            _library: library,
+            version,
+        }),
         (Some(1), Some(_)) => Err(format!(
             "it is ONNX Runtime {version}; 1.{MINOR_MIN} or newer is needed"
         )),

@@ -249,8 +249,12 @@ impl Drop for Lease<'_> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         idle.extend(self.session.take());
+        // To wake nobody is a system call too.
+        let some_wait = self.owner.calls.load(Ordering::Relaxed) > self.owner.sessions;
         drop(idle);
-        self.owner.returned.notify_one();
+        if some_wait {
+            self.owner.returned.notify_one();
+        }
         self.owner.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -36,7 +36,7 @@ impl Library for TorchScript {
     const FILE: &'static str = "libdunlin_torch.so";
 
     fn open(path: &Path) -> Result<Self, String> {
-        let shim = OPENED.open(path, check_library, Shim::open)?;
+        let shim = OPENED.open(path, check_library, |path, ()| Shim::open(path))?;
         Ok(TorchScript {
             version: shim.version(),
             path: path.to_owned(),
