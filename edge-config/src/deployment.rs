@@ -125,6 +125,8 @@ pub struct Instances {
     /// How many live at once. Each has one call: by default enough for the greatest `max_batch_size` of
     /// its models, within 8 and 64.
     pub max: u32,
+    /// Whether the file says so: a default may be lowered to what a node allows.
+    pub max_written: bool,
     /// After so many calls a warm instance is replaced.
     pub calls_max: u64,
     /// After so long without a call a warm instance is dropped.
@@ -337,6 +339,7 @@ fn check_instances(section: &Section<'_>, models: &[Model]) -> Instances {
     Instances {
         policy: section.one_of("policy", InstancePolicy::Warm, &policies),
         max: section.count_u32("max", instances_for(models), 1..=4096),
+        max_written: section.has("max"),
         calls_max: section.count("calls_max", 100_000, 1..=1_000_000_000_000),
         idle_timeout: section.duration("idle_timeout", seconds(60), seconds(1)..=seconds(86_400)),
     }

@@ -76,6 +76,7 @@ fn a_deployment_that_says_everything() {
         Instances {
             policy: InstancePolicy::Fresh,
             max: 3,
+            max_written: true,
             calls_max: 7,
             idle_timeout: Duration::from_secs(120),
         }
@@ -92,6 +93,18 @@ fn a_deployment_that_says_everything() {
             weight: NonZeroU32::new(3).unwrap(),
         }
     );
+}
+
+#[test]
+fn calls_that_share_a_run_have_an_instance_each() {
+    for (rows, instances) in [(0, 8), (4, 8), (32, 32), (1000, 64)] {
+        let text = format!(
+            "name: a\npredictor:\n  path: .\n  models:\n    - {{name: m, path: m.onnx, max_batch_size: {rows}}}\n"
+        );
+        let deployment = Deployment::parse(&text, "dunlin.yaml").unwrap();
+        assert_eq!(deployment.instances.max, instances, "{rows}");
+        assert!(!deployment.instances.max_written);
+    }
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn variant(route: Route) -> Variant {
         model["path"] = json!(file);
         model["backend"] = json!(route.backend);
         // All that was held out in one request.
-        model["max_batch_size"] = json!(1024);
+        model["max_batch_size"] = json!(0);
         if route.file.ends_with(".pt") {
             model["inputs"] =
                 json!([{"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]);

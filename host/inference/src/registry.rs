@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -77,7 +78,8 @@ impl Registry {
     /// How far the threads that load and run models stand back behind the process's others: what is
     /// added to their nice value (`setpriority`, 0 to 19). Linux only; elsewhere nothing happens.
     ///
-    /// Runs on a caller's thread, and those of calls that lead a batch, are not among them.
+    /// Runs on a caller's own thread are not among them; where such a run has threads of the engine
+    /// beside it (`threads_per_run`), those are.
     #[must_use]
     pub fn with_nice(self, nice: u8) -> Self {
         Registry { nice, ..self }
@@ -178,6 +180,8 @@ impl Registry {
             be_nice(nice);
             let load = || load(&*backend, &source, &key.options);
             let loaded = caught(load).map_err(Arc::new);
+            let engine = loaded.clone();
+            let options = key.options.clone();
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
             match &loaded {
                 Ok(engine) => entries.insert(key, Entry::Loaded(Arc::downgrade(engine))),
@@ -185,8 +189,15 @@ impl Registry {
             };
             drop(entries);
             sender.send_replace(Some(loaded));
+            // Who waits for the model does not wait for this: a batch of another size finds its way
+            // without it, only slower.
+            if let Ok(engine) = engine {
+                warm_up(&engine, &options, batch_sizes(&options));
+            }
         };
-        thread::Builder::new().name("load".to_owned()).spawn(work)?;
+        let thread = thread::Builder::new().name("load".to_owned()).spawn(work)?;
+        // A runtime that ends waits for it, as for any blocking work.
+        spawn_blocking(move || thread.join());
         Ok(receiver)
     }
 
@@ -223,8 +234,7 @@ fn load(
     signature.check_bounds(options.tensor_bytes_max)?;
     signature.check_declared(&options.inputs, &options.outputs)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
-    let model = Model::new(Arc::clone(&engine));
-    warm_up(&model, options);
+    warm_up(&engine, options, iter::once(1));
     give_memory_back();
     tracing::info!(
         backend = backend.name(),
@@ -264,21 +274,27 @@ pub fn give_memory_back() {
     }
 }
 
-/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate; a
-/// model that batches, with each power of two of rows too. A run may fail: not every model takes a
-/// size of 1 where any is declared, or zeros for indices.
-fn warm_up(model: &Model, options: &ModelOptions) {
-    const RUNS: usize = 3;
-    let batching = options.batching.as_ref();
-    let rows_max = batching.map_or(1, |batching| batching.max_batch_size.get());
-    let preferred = batching.map_or(&[][..], |batching| &batching.preferred_batch_size);
-    let powers = (0..u64::BITS).map(|bit| 1 << bit);
-    let rows = powers
+/// The sizes of batches that are made often: powers of two, those that are preferred, and the most.
+fn batch_sizes(options: &ModelOptions) -> Vec<u64> {
+    let Some(batching) = &options.batching else {
+        return Vec::new();
+    };
+    let rows_max = batching.max_batch_size.get();
+    let powers = (1..u64::BITS).map(|bit| 1 << bit);
+    powers
         .take_while(|rows| *rows < rows_max)
-        .chain(preferred.iter().map(|rows| rows.get()))
-        .chain([rows_max]);
+        .chain(batching.preferred_batch_size.iter().map(|rows| rows.get()))
+        .chain([rows_max])
+        .collect()
+}
+
+/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate. A run
+/// may fail: not every model takes a size of 1 where any is declared, or zeros for indices.
+fn warm_up(engine: &Arc<Engine>, options: &ModelOptions, rows: impl IntoIterator<Item = u64>) {
+    const RUNS: usize = 3;
+    let model = Model::new(Arc::clone(engine));
     for rows in rows {
-        let result = zeros(model, rows, options.tensor_bytes_max)
+        let result = zeros(&model, rows, options.tensor_bytes_max)
             .and_then(|zeros| (0..RUNS).try_for_each(|_| model.rehearse(zeros.clone()).map(drop)));
         if let Err(error) = result {
             tracing::info!(

@@ -12,7 +12,7 @@ use dunlin_package::{Digest, Store};
 
 use crate::{loader, memory, state::Record};
 
-/// Dropped, it waits: a process must not end while a library is being opened.
+/// Dropped, it waits: a node that does not come up must not end while a library is being opened.
 pub(crate) struct Opening(Option<JoinHandle<()>>);
 
 impl Opening {
@@ -60,7 +60,7 @@ fn open_for(package: &Digest, store: &Store, backends: &Backends) {
     for model in &package.deployment().models {
         if let Some(weights) = package.file(model.path.as_str()) {
             let source = ModelSource::path(store.path(&weights.digest));
-            let _ = backends.resolve(loader::backend(model.backend), &source);
+            backends.open_early(loader::backend(model.backend), &source);
         }
     }
 }

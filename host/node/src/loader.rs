@@ -15,7 +15,9 @@ use dunlin_inference::{
 };
 use dunlin_package::{Blob, Digest, LayerKind, Package, Store};
 use dunlin_sandbox::{Predictor, PredictorSpec, Program, Sandbox};
-use edge_config::{BackendChoice, Datatype, ModelOverride, PackagePath, TensorDeclaration};
+use edge_config::{
+    BackendChoice, Datatype, Instances, ModelOverride, PackagePath, TensorDeclaration,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -58,13 +60,24 @@ impl Bounds {
         }
     }
 
+    /// As many instances as the deployment asks for, or as there may be where it does not say.
+    fn instances(&self, asked: Instances) -> Instances {
+        let max = match asked.max_written {
+            true => asked.max,
+            false => asked.max.min(self.instances_max),
+        };
+        Instances { max, ..asked }
+    }
+
     fn check(&self, deployment: &edge_config::Deployment) -> Result<(), ChangeError> {
         let refuse = |asked: String, allowed: String| ChangeError::Bound { asked, allowed };
         let limits = &deployment.limits;
-        let (instances, deadline) = (deployment.instances.max, limits.deadline);
-        if deployment.predictor.is_some() && instances > self.instances_max {
+        let (instances, deadline) = (deployment.instances, limits.deadline);
+        let max = instances.max;
+        let beyond = instances.max_written && max > self.instances_max;
+        if deployment.predictor.is_some() && beyond {
             return Err(refuse(
-                format!("instances.max is {instances}"),
+                format!("instances.max is {max}"),
                 format!("{} (instances_max)", self.instances_max),
             ));
         }
@@ -123,8 +136,11 @@ impl Loader {
     ) -> Result<Revision, ChangeError> {
         self.bounds.check(package.deployment())?;
         let settings = settings(package, model_config)?;
+        // Both to their end: a load that goes on by itself would read files that are gone, and take
+        // threads and memory beside the next one.
         let (models, program) =
-            tokio::try_join!(self.load_models(package, &settings), self.program(package))?;
+            tokio::join!(self.load_models(package, &settings), self.program(package));
+        let (models, program) = (models?, program?);
         let predictor = match (&package.deployment().predictor, program) {
             (Some(predictor), Some(program)) => {
                 let started = self.start_predictor(
@@ -239,7 +255,7 @@ impl Loader {
                 .collect(),
             registry: Arc::clone(&self.registry),
             grants: predictor.grants,
-            instances: deployment.instances,
+            instances: self.bounds.instances(deployment.instances),
             limits: deployment.limits,
             observer: Arc::clone(telemetry) as _,
             init_deadline: INIT_DEADLINE,
@@ -424,5 +440,24 @@ mod tests {
             let refused = check(&within.replace(most, more)).unwrap_err().to_string();
             assert!(refused.contains(key), "{refused}");
         }
+    }
+
+    #[test]
+    fn instances_that_nobody_wrote_are_as_many_as_may_be() {
+        let node = edge_config::Node::parse("instances_max: 9", "node.yaml").unwrap();
+        let bounds = Bounds::of(&node);
+        let instances = |more: &str| {
+            let yaml = format!(
+                "name: a\npredictor:\n  path: .\n  models:\n    - name: m\n      path: m.onnx\n{more}"
+            );
+            let deployment = edge_config::Deployment::parse(&yaml, "dunlin.yaml").unwrap();
+            let checked = bounds.check(&deployment);
+            checked.map(|()| bounds.instances(deployment.instances).max)
+        };
+        assert_eq!(instances("").unwrap(), 8);
+        assert_eq!(instances("      max_batch_size: 32\n").unwrap(), 9);
+        assert_eq!(instances("instances: {max: 9}\n").unwrap(), 9);
+        let refused = instances("instances: {max: 10}\n").unwrap_err().to_string();
+        assert!(refused.contains("instances_max"), "{refused}");
     }
 }

@@ -22,19 +22,27 @@ impl Quiet {
         }
     }
 
-    /// Gives memory back each time that requests were followed by none.
+    /// Gives memory back a while after the start, also where somebody asks, and each time that requests
+    /// were followed by none. Not at the start: to look through the memory takes as long as a part of it,
+    /// and the first request would miss its pages.
     pub(crate) async fn watch(&self) {
+        tokio::time::sleep(QUIET).await;
+        give_back_beside().await;
         let mut left_behind = false;
         loop {
             tokio::time::sleep(QUIET).await;
             if self.asked.swap(false, Ordering::Relaxed) {
                 left_behind = true;
             } else if std::mem::take(&mut left_behind) {
-                // It fails only where the runtime ends.
-                let _given_back = tokio::task::spawn_blocking(give_back).await;
+                give_back_beside().await;
             }
         }
     }
+}
+
+async fn give_back_beside() {
+    // It fails only where the runtime ends.
+    let _given_back = tokio::task::spawn_blocking(give_back).await;
 }
 
 /// Gives back what is there only because something was loaded or asked for: free memory that the
@@ -46,7 +54,7 @@ pub(crate) fn give_back() {
     linux::let_go_of_programs();
 }
 
-/// For a thread that is about to allocate a lot in small pieces. The C library widens a thread's heap
+/// For a thread that is about to allocate a lot in small pieces. GNU's C library widens a thread's heap
 /// page by page, and each time no other thread of the process can map memory or touch a new page:
 /// ten thousand allocations of one thread hold up all. What was once widened stays so, free.
 pub(crate) fn widen() {

@@ -107,9 +107,6 @@ impl Node {
     /// Brings up what was deployed before. The node is ready then.
     pub(crate) async fn bring_up(&self, restore: Restore) {
         self.control.bring_up(restore).await;
-        // What the start left goes when nobody has asked for a while: to look through the memory now
-        // would take as long as a part of the start, and the first request would miss its pages.
-        self.quiet.asked();
         self.starting.store(false, Ordering::Relaxed);
     }
 

@@ -118,7 +118,7 @@ impl Sandbox {
     }
 
     /// The compiled form of `wasm`, from memory, from the cache on disk, or from the compiler. Its
-    /// imports and exports were checked against the grants.
+    /// imports and exports must have been checked against the grants.
     ///
     /// # Errors
     /// The component does not compile or fit the world.

@@ -61,12 +61,10 @@ impl std::fmt::Debug for Predictor {
 }
 
 impl Predictor {
-    /// Compiles the component and brings up its first instance, so that a predictor whose `init`
-    /// fails never takes traffic.
+    /// Brings up the first instance, so that a predictor whose `init` fails never takes traffic.
     ///
     /// # Errors
-    /// The component does not compile or fit the world, it asks for more memory than the node
-    /// allows, or its `init` fails.
+    /// It asks for more memory than the node allows, or its `init` fails.
     pub async fn start(sandbox: &Sandbox, spec: PredictorSpec) -> Result<Self, SandboxError> {
         let allowed = sandbox.guest_memory_max();
         if spec.limits.memory > allowed {

@@ -131,6 +131,16 @@ impl Backends {
         }
     }
 
+    /// Opens the library that [`Backends::resolve`] would take, and leaves what is wrong with it to be
+    /// told there.
+    pub fn open_early(&self, kind: BackendKind, source: &ModelSource) {
+        match (kind, source.is_zip()) {
+            (BackendKind::OnnxRuntime | BackendKind::Auto, Ok(false)) => drop(self.onnxruntime()),
+            (BackendKind::TorchScript | BackendKind::Auto, Ok(true)) => drop(self.torchscript()),
+            _ => {}
+        }
+    }
+
     /// What there is of each engine. Opens those that nobody has wanted yet, which takes up to a
     /// second.
     pub fn report(&self) -> Vec<BackendReport> {

@@ -21,7 +21,7 @@ pub use locate::{BackendPaths, BackendReport, BackendState, Backends};
 pub use source::ModelSource;
 pub use torchscript::TORCHSCRIPT_SHIM;
 
-/// An engine. Synchronous: loading runs on a blocking thread, running on the model's own.
+/// An engine. Synchronous: loading runs on a thread of its own, running on the model's own.
 pub trait Backend: fmt::Debug + Send + Sync {
     /// As in a deployment file: `tract`.
     fn name(&self) -> &'static str;

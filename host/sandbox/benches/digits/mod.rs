@@ -102,6 +102,7 @@ impl Digits {
                 instances: Instances {
                     policy,
                     max: 8,
+                    max_written: true,
                     calls_max: u64::MAX,
                     idle_timeout: MINUTE,
                 },

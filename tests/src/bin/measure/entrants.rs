@@ -407,7 +407,11 @@ impl Setup {
             _ => "onnxruntime".into(),
         };
         match self {
-            Setup::Unbatched => yaml["predictor"]["models"][0]["max_batch_size"] = 1.into(),
+            Setup::Unbatched => {
+                yaml["predictor"]["models"][0]["max_batch_size"] = 1.into();
+                // As many as it has with batches.
+                yaml["instances"] = json!({"max": 32});
+            }
             Setup::Fresh => yaml["instances"] = json!({"policy": "fresh"}),
             Setup::OnnxRuntime | Setup::Tract => {}
         }

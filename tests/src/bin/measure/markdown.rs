@@ -294,7 +294,9 @@ fn method(report: &Report) -> String {
          answer must be a 200, and before each window one is compared with what the model is known to \
          say.\n\n\
          All load the same file, into ONNX Runtime of the same version but where it says tract, with one \
-         thread for a run. Dunlin has the defaults of `dunlin serve`, its metrics and its log, and for \
+         thread for a run. Dunlin has the defaults of `dunlin serve`, its metrics and its log; digits is \
+         deployed as it is shipped, with `max_batch_size: 32`, so that calls that wait share a run but \
+         where it says otherwise, while no other server has batches; and for \
          ResNet-18 and the encoder an `instance_group` of as many as there are cores. hyper has the node's settings \
          (HTTP/1.1, TCP_NODELAY, the same timeouts, as many threads) and does nothing else. The Python \
          servers are the small programs in `tests/python/bench`; FastAPI runs under uvicorn with uvloop \
@@ -308,8 +310,8 @@ fn method(report: &Report) -> String {
          The poisoned request has a word that is not in the encoder's table, so that the engine fails. \
          Overload lasts {:.0} s: an open loop of this program sends at a fixed rate over as many \
          connections as that takes, and counts latency from when a request was due; meanwhile digits on \
-         the same node is asked 200 times a second. The bound of memory is the defaults of \
-         `body_memory_max` and of the deployments' `limits.memory` × `instances.max`, above what the \
+         the same node is asked 200 times a second. The bound of memory is the default of \
+         `body_memory_max` and the deployments' `limits.memory` × `instances.max`, above what the \
          node had.\n\n\
          The load generator shares the cores with the server, which draws the ratios of requests/s \
          towards 1; processor time of the server alone has no such share in it.\n",

@@ -29,8 +29,8 @@ const QUIET: f64 = 200.0;
 const CONNECTIONS: usize = 8;
 /// The node's default of `body_memory_max`: what requests and answers may take.
 const BODIES_MIB: f64 = 512.0;
-/// The default of `instances.max` times the default of `limits.memory`, of two deployments.
-const INSTANCES_MIB: f64 = 2.0 * 8.0 * 64.0;
+/// `instances.max` times `limits.memory`: the defaults of the encoder, and those of digits.
+const INSTANCES_MIB: f64 = 8.0 * 64.0 + 32.0 * 256.0;
 /// The default of `limits.deadline`, and a second for the way.
 pub(crate) const DEADLINE_MS: f64 = 6_000.0;
 
@@ -70,6 +70,7 @@ pub(crate) fn measure(arena: &Arena<'_>, references: &References) -> Result<Over
     let while_calm = plan.overload / 4;
     generator.run(client, address, &flooded, CONNECTIONS, plan.warm_up)?;
     let peak = generator.run(client, address, &flooded, CONNECTIONS, while_calm)?;
+    neighbour(address, &quiet, plan.warm_up)?;
     let alone = neighbour(address, &quiet, while_calm)?;
     let before = node.resident_mib()?;
     let rate = TIMES * peak.per_second;

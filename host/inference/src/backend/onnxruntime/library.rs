@@ -54,7 +54,7 @@ pub(super) fn check(path: &Path) -> Result<Checked, String> {
         let base = base.map_err(|_| "it is a library, but not ONNX Runtime's".to_owned())?;
         // SAFETY: the function takes nothing and gives a pointer to a constant of the library.
         let base = unsafe { base() };
-        // SAFETY: as above; the library is open until the end of this function.
+        // SAFETY: as above; the library is open meanwhile.
         let base = unsafe { base.as_ref() };
         let base = base.ok_or("it gives no interface")?;
         // SAFETY: the second function of that constant since ONNX Runtime 1.0.
