@@ -25,6 +25,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 INPUT = {"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 8, 8]}
 OUTPUT = {"name": "logits", "datatype": "FP32", "shape": [-1, 10]}
 UNKNOWN_MODEL = "there-is-no-such-model"
+# What the model takes in one request.
+MAX_BATCH_SIZE = 32
 
 TOLERANCE = 1e-4
 TIMEOUT_SECONDS = 30.0
@@ -205,7 +207,8 @@ def golden_samples_one_by_one(node: Node) -> None:
 def held_out_accuracy(node: Node) -> None:
     held_out = node.held_out
     answers = []
-    for chunk in np.array_split(held_out.pixels, 9):
+    for start in range(0, len(held_out.pixels), MAX_BATCH_SIZE):
+        chunk = held_out.pixels[start : start + MAX_BATCH_SIZE]
         answers.append(infer(node, chunk).as_numpy(OUTPUT["name"]).argmax(axis=1))
     predicted = np.concatenate(answers)
     different = np.flatnonzero(predicted != held_out.predicted)
