@@ -26,6 +26,7 @@ const LAYOUT: Layout = &[
             "model_control",
             "data_dir",
             "threads",
+            "busy_poll_microseconds",
             "model_nice",
             "instances_max",
             "guest_memory_max",
@@ -68,6 +69,9 @@ pub struct Node {
     pub data_dir: Option<PathBuf>,
     /// Threads that serve requests; the machine's cores unless written.
     pub threads: u32,
+    /// How long after an answer the threads go on looking for the next request before they sleep, where
+    /// requests come so soon; `None`: not at all.
+    pub busy_poll: Option<Duration>,
     /// What is added to the nice value of threads that only run models, 0 to 19: requests, and models
     /// that are done in no time, get a core before them.
     pub model_nice: u8,
@@ -235,6 +239,11 @@ impl Default for Node {
     }
 }
 
+/// On larger machines all would look for what one of them finds.
+const BUSY_POLL_THREADS: u32 = 4;
+/// A client on the same machine or in the same rack is back within this.
+const BUSY_POLL_MICROSECONDS: u64 = 100;
+
 fn check(root: &Section<'_>) -> Node {
     let data = root.section("data");
     let grpc = root.section("grpc");
@@ -242,6 +251,12 @@ fn check(root: &Section<'_>) -> Node {
     let backends = root.section("backends");
     let log = root.section("log");
     let traces = root.section("traces");
+    let threads = root.count_u32("threads", cores(), 1..=THREADS_MAX);
+    let busy_poll = match threads {
+        ..=BUSY_POLL_THREADS => BUSY_POLL_MICROSECONDS,
+        _ => 0,
+    };
+    let busy_poll = root.count("busy_poll_microseconds", busy_poll, 0..=1000);
     let node = Node {
         data: check_listen(&data, 8080),
         grpc: check_listen_or_off(&grpc, 8082),
@@ -256,7 +271,8 @@ fn check(root: &Section<'_>) -> Node {
             ],
         ),
         data_dir: path(root, "data_dir", "/var/lib/dunlin"),
-        threads: root.count_u32("threads", cores(), 1..=THREADS_MAX),
+        threads,
+        busy_poll: (busy_poll > 0).then(|| Duration::from_micros(busy_poll)),
         model_nice: u8::try_from(root.count_u32("model_nice", 10, 0..=19)).unwrap_or(10),
         instances_max: root.count_u32("instances_max", 128, 1..=65_536),
         guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),

@@ -26,6 +26,7 @@ admin: {listen: '[::1]:0'}
 model_control: token
 data_dir: /srv/dunlin
 threads: 3
+busy_poll_microseconds: 250
 model_nice: 0
 instances_max: 4
 guest_memory_max: 128Mi
@@ -56,6 +57,7 @@ traces: {endpoint: 'http://collector:4318', sample_ratio: 0.25}
             model_control: ModelControl::Token,
             data_dir: Some("/srv/dunlin".into()),
             threads: 3,
+            busy_poll: Some(Duration::from_micros(250)),
             model_nice: 0,
             instances_max: 4,
             guest_memory_max: 128 << 20,

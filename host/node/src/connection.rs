@@ -24,7 +24,7 @@ use tokio::{
 /// A client has so long to ask for the first time.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// And so long from one request to the next.
-pub(crate) const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_secs(120);
 /// An idle connection of a node that drains has so long to be closed by its client.
 const DRAIN: Duration = Duration::from_secs(1);
 /// A client takes an answer within this, and at this rate.

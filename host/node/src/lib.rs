@@ -4,6 +4,7 @@
 //! it with one atomic load. Only `http` knows status codes, and nothing here names an engine.
 
 mod account;
+mod busy_poll;
 mod connection;
 mod control;
 mod deployment;

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     account::Accounts,
+    busy_poll::BusyPoll,
     control::{Control, Restore},
     engines::Opening,
     error::NodeError,
@@ -46,6 +47,7 @@ pub(crate) struct Node {
     /// Of requests and answers, on both planes.
     pub(crate) bodies: BodyBudget,
     pub(crate) quiet: Quiet,
+    pub(crate) busy_poll: Option<Arc<BusyPoll>>,
     /// Changes under way: a drain waits for them.
     pub(crate) changes: TaskTracker,
     /// Not all that was deployed before has come up, or failed to.
@@ -94,6 +96,9 @@ impl Node {
             traces,
             log,
             quiet: Quiet::default(),
+            busy_poll: config
+                .busy_poll
+                .map(|window| Arc::new(BusyPoll::new(window))),
             changes: TaskTracker::new(),
             starting: AtomicBool::new(true),
             draining: watch::Sender::new(false),

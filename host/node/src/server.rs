@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    connection::{self, Connection},
+    connection::Connection,
     error::NodeError,
     http::{admin, data, grpc},
     log::Log,
@@ -96,6 +96,12 @@ pub async fn run(
         http_builder(),
         admin::handle,
     ));
+    if let Some(busy_poll) = &node.busy_poll {
+        for _ in 0..node.config.threads {
+            let busy_poll = Arc::clone(busy_poll);
+            tokio::spawn(async move { busy_poll.look().await });
+        }
+    }
     let serving = async {
         node.bring_up(restore).await;
         on_ready(&ready);
@@ -195,10 +201,17 @@ async fn serve<H, F, B>(
             let (node, client, handle) = (Arc::clone(&node), Arc::clone(&client), handle.clone());
             move |request| {
                 let answering = client.answering();
+                let busy_poll = node.busy_poll.clone();
+                if let Some(busy_poll) = &busy_poll {
+                    busy_poll.asked();
+                }
                 let answer = handle(Arc::clone(&node), Arc::clone(&client), request);
                 async move {
                     let answer = answer.await;
                     drop(answering);
+                    if let Some(busy_poll) = busy_poll {
+                        busy_poll.answered();
+                    }
                     Ok::<_, Infallible>(answer)
                 }
             }
@@ -226,11 +239,9 @@ async fn serve<H, F, B>(
 
 fn http_builder() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        // It counts from the answer before, so it is the time that a connection may be idle; for the
-        // first head a client has less, as for its first request.
-        .header_read_timeout(connection::IDLE);
+    // For how long a connection may be without a request, and a head on its way, is the connection's
+    // own look-out: a timer for each request would cost more.
+    http.http1().header_read_timeout(None);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)

@@ -27,6 +27,12 @@ async def digits(picture: Picture):
     return model.digit(picture.pixels)
 
 
+# The other way, for the comparison.
+@app.post("/digits/pool")
+def digits_in_pool(picture: Picture):
+    return model.digit(picture.pixels)
+
+
 # One of milliseconds is not: `def` is what FastAPI runs in its pool.
 @app.post("/tensors")
 def tensors(values: Values):

@@ -1,7 +1,7 @@
 //! The contests: which servers answer which questions.
 
 use std::{
-    env, fs,
+    env, fs, iter,
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
@@ -95,7 +95,8 @@ pub(crate) fn digits(arena: &Arena<'_>, infer_time: &Example) -> Result<Contest>
     let mut field = Field::default();
     arena.yardsticks(&mut field)?;
     arena.dunlin_digits(&mut field)?;
-    for kind in arena.python_kinds() {
+    let in_pool = iter::once(Kind::FastApiInPool);
+    for kind in arena.python_kinds().into_iter().chain(in_pool) {
         arena.python(
             kind,
             workload,

@@ -37,6 +37,7 @@ pub(crate) const DUNLIN: Kind = Kind::Dunlin(Setup::OnnxRuntime);
 const FRESH: Kind = Kind::Dunlin(Setup::Fresh);
 const FASTAPI: Kind = Kind::FastApi { workers: 1 };
 const FASTAPI_2: Kind = Kind::FastApi { workers: 2 };
+const FASTAPI_IN_POOL: Kind = Kind::FastApiInPool;
 const LITSERVE: Kind = Kind::LitServe { workers: 1 };
 
 pub(crate) fn judge(report: &Report) -> Vec<Goal> {
@@ -62,6 +63,13 @@ pub(crate) fn judge(report: &Report) -> Vec<Goal> {
             "≥ 15 ×",
             15.0,
             [DUNLIN, FASTAPI_2],
+        ),
+        at_least(
+            digits,
+            "the same beside FastAPI + onnxruntime, 1 worker, its handler a `def`, which runs in a pool of threads",
+            "≥ 15 ×",
+            15.0,
+            [DUNLIN, FASTAPI_IN_POOL],
         ),
         at_least(
             digits,

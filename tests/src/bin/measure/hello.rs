@@ -66,10 +66,7 @@ async fn serve(parse_json: bool) -> Result<()> {
 /// As the node sets it up: a difference here would be measured as one of Dunlin.
 fn http_builder() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(10))
-        .pipeline_flush(true);
+    http.http1().header_read_timeout(None);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(256)

@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     FastApi {
         workers: usize,
     },
+    /// The same program, its handler a `def` that runs in the pool of threads.
+    FastApiInPool,
     LitServe {
         workers: usize,
     },
@@ -59,6 +61,7 @@ impl Kind {
             Kind::Dunlin(Setup::Unbatched) => "Dunlin, ONNX Runtime, without batching".to_owned(),
             Kind::Dunlin(Setup::Fresh) => "Dunlin, ONNX Runtime, fresh instances".to_owned(),
             Kind::FastApi { workers: count } => workers("FastAPI", count),
+            Kind::FastApiInPool => "FastAPI, 1 worker, handler in its pool".to_owned(),
             Kind::LitServe { workers: count } => workers("LitServe", count),
             Kind::BentoMl { workers: count } => workers("BentoML", count),
             Kind::MlServer { workers: count } => workers("MLServer", count),

@@ -298,10 +298,11 @@ fn method(report: &Report) -> String {
          deployed as it is shipped, with `max_batch_size: 32`, so that calls that wait share a run but \
          where it says otherwise, while no other server has batches; and for \
          ResNet-18 and the encoder an `instance_group` of as many as there are cores. hyper has the node's settings \
-         (HTTP/1.1, TCP_NODELAY, the same timeouts, as many threads) and does nothing else. The Python \
+         (HTTP/1.1, TCP_NODELAY, as many threads) and does nothing else. The Python \
          servers are the small programs in `tests/python/bench`; FastAPI runs under uvicorn with uvloop \
-         and httptools, its handler of digits on the event loop and those of the large models in its \
-         thread pool. \"binary\" is the Open Inference Protocol's for Dunlin and the tensor's bytes alone \
+         and httptools, its handler of digits on the event loop, which is the fast way for so short a run, and in a row of \
+         its own in the thread pool, which its documentation advises for what blocks; those of the large \
+         models in the thread pool. Dunlin, hyper and this program are built with `--profile dist`. \"binary\" is the Open Inference Protocol's for Dunlin and the tensor's bytes alone \
          for FastAPI; the others have no such road. `wasmtime serve` runs with the pooling allocator and \
          reuses an instance 128 times, or not at all.\n\n\
          The sandbox's part is taken in one process on one thread, in turns of 20 ms: the predictor of \

@@ -40,6 +40,9 @@ pub(crate) fn question(kind: Kind, workload: Workload, road: Road) -> Option<Res
             let path = if digits { "/digits" } else { "/tensors" };
             Some(workload.json(path, Form::Plain))
         }
+        (Kind::FastApiInPool, Road::Json) if digits => {
+            Some(workload.json("/digits/pool", Form::Plain))
+        }
         (Kind::FastApi { .. }, Road::Binary) if !digits => Some(workload.raw("/tensors/binary")),
         (Kind::LitServe { .. } | Kind::BentoMl { .. }, Road::Json) => {
             Some(workload.json("/predict", Form::Plain))
@@ -103,7 +106,11 @@ fn command(kind: Kind, workload: Workload, address: SocketAddr) -> Result<Comman
     let class = if digits { "Digits" } else { "Tensors" };
     let mut command;
     match kind {
-        Kind::FastApi { workers } => {
+        Kind::FastApi { .. } | Kind::FastApiInPool => {
+            let workers = match kind {
+                Kind::FastApi { workers } => workers,
+                _ => 1,
+            };
             command = Command::new(program("fastapi", "python")?);
             command
                 .args(["-m", "uvicorn", "fastapi_app:app", "--no-access-log"])
