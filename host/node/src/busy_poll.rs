@@ -127,7 +127,11 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{
+        future::Future as _,
+        pin::pin,
+        task::{Context, Waker},
+    };
 
     use super::*;
 
@@ -175,25 +179,22 @@ mod tests {
         assert!(poll.is_worth_it(later));
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn it_is_awake_for_the_window_after_an_answer() {
-        let window = Duration::from_secs(1);
-        let poll = Arc::new(BusyPoll::new(window));
-        for _ in 0..2 {
-            let poll = Arc::clone(&poll);
-            tokio::spawn(async move { poll.look().await });
-        }
-        let asleep = async |count: usize| {
-            while poll.asleep.load(Ordering::Relaxed) != count {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+    #[test]
+    fn it_is_awake_from_an_answer_on_until_it_is_not_worth_it() {
+        let poll = BusyPoll::new(Duration::from_secs(3600));
+        let mut look = pin!(poll.look());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut asleep = || {
+            assert!(look.as_mut().poll(&mut context).is_pending());
+            poll.asleep.load(Ordering::Relaxed)
         };
-        asleep(2).await;
+        assert_eq!(asleep(), 1);
+        assert_eq!(asleep(), 1, "there was no answer");
         poll.answered();
-        let answered = Instant::now();
-        asleep(0).await;
-        asleep(2).await;
-        // Less where others compute on this machine.
-        assert!(answered.elapsed() >= window || poll.crowded.load(Ordering::Relaxed) > 0);
+        assert_eq!(asleep(), 0);
+        poll.missed.store(BusyPoll::SEVERAL, Ordering::Relaxed);
+        assert_eq!(asleep(), 1);
+        poll.answered();
+        assert_eq!(asleep(), 1, "it was not worth it lately");
     }
 }
