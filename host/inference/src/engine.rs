@@ -20,11 +20,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 use crate::abort::{Abort, Seat};
-use crate::backend;
 use crate::batching::{self, Batch, Call as _, Entered, Queue, Run};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
-use crate::registry::{give_memory_back, no_thread};
+use crate::registry::no_thread;
 use crate::stats::Times;
 use crate::{Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Tensor};
 
@@ -432,21 +431,16 @@ impl Shared {
         // An engine that panics fails this call, not its thread and not the calls behind it. A
         // session is only ever shared, so there is nothing that a panic could leave half-changed
         // and that the engine does not itself guard.
-        let large = backend::is_large(&inputs);
         let run = || match abort {
             None => self.session.run(inputs),
             Some(abort) => self.session.run_abortable(inputs, abort),
         };
-        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
             let text = panic_text(&*payload);
             Err(InferenceError::runtime(format!(
                 "the engine panicked: {text}"
             )))
-        });
-        if large {
-            give_memory_back();
-        }
-        result
+        })
     }
 
     fn named(&self, outputs: Vec<Tensor>) -> NamedTensors {

@@ -31,7 +31,7 @@ pub use fair::FairQueue;
 pub use golden::{Golden, Tolerance};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use model::{CallOptions, Model, NamedTensors};
-pub use registry::{GoldenSample, LoadRequest, Registry, give_memory_back};
+pub use registry::{GoldenSample, LoadRequest, Registry};
 pub use signature::{Dim, Signature, TensorSpec};
 pub use stats::{BatchTimes, RunObserver, Stats, StatsSnapshot, Times, Timing};
 pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

@@ -235,7 +235,6 @@ fn load(
     signature.check_declared(&options.inputs, &options.outputs)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
     warm_up(&engine, options, iter::once(1));
-    give_memory_back();
     tracing::info!(
         backend = backend.name(),
         platform = backend.platform(),
@@ -260,17 +259,6 @@ pub(crate) fn no_thread(source: io::Error) -> InferenceError {
     InferenceError::Load {
         reason: "a thread for the model cannot be started".to_owned(),
         source: Some(source.into()),
-    }
-}
-
-/// Engines read a model and pack its weights in memory that they free again, and the allocator keeps
-/// much of it for later: as much as the model itself, which is what a small node has not got.
-pub fn give_memory_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[expect(unsafe_code, reason = "a function of the C library")]
-    // SAFETY: it may be called at any time from any thread, and touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

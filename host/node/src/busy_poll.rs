@@ -13,6 +13,8 @@ use std::{
 
 use tokio::sync::Notify;
 
+use crate::outbox;
+
 #[derive(Debug)]
 pub(crate) struct BusyPoll {
     /// So long after an answer.
@@ -89,6 +91,7 @@ impl BusyPoll {
                 if !self.is_worth_it(now) {
                     break;
                 }
+                outbox::send();
                 let answered = self.answered.load(Ordering::Relaxed);
                 if before.replace(answered) == Some(answered) {
                     // Nothing has happened since: whoever wants this processor may have it.

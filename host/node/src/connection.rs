@@ -32,7 +32,7 @@ const TAKE: Duration = Duration::from_secs(30);
 const TAKE_BYTES_PER_SECOND: u64 = 16 << 10;
 
 /// Smaller answers are not watched: they are copied into buffers that have bounds.
-const WATCHED_BYTES: usize = 1 << 10;
+pub(crate) const WATCHED_BYTES: usize = 1 << 10;
 
 /// How often a connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);

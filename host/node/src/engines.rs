@@ -10,7 +10,7 @@ use std::{
 use dunlin_inference::{Backends, ModelSource};
 use dunlin_package::{Digest, Store};
 
-use crate::{loader, memory, state::Record};
+use crate::{loader, state::Record};
 
 /// Dropped, it waits: a node that does not come up must not end while a library is being opened.
 pub(crate) struct Opening(Option<JoinHandle<()>>);
@@ -24,7 +24,6 @@ impl Opening {
         }
         let (store, backends) = (Arc::clone(store), Arc::clone(backends));
         let open = move || {
-            memory::widen();
             for package in packages {
                 open_for(&package, &store, &backends);
             }

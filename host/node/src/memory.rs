@@ -45,23 +45,12 @@ async fn give_back_beside() {
     let _given_back = tokio::task::spawn_blocking(give_back).await;
 }
 
-/// Gives back what is there only because something was loaded or asked for: free memory that the
-/// allocator keeps, and pages of programs. What is needed again is still in the page cache, and
-/// comes back at the price of a few page faults.
+/// Gives back what is there only because something was loaded or asked for: pages of programs. What is
+/// needed again is still in the page cache, and comes back at the price of a few page faults. Free memory
+/// the allocator gives back by itself.
 pub(crate) fn give_back() {
-    dunlin_inference::give_memory_back();
     #[cfg(target_os = "linux")]
     linux::let_go_of_programs();
-}
-
-/// For a thread that is about to allocate a lot in small pieces. GNU's C library widens a thread's heap
-/// page by page, and each time no other thread of the process can map memory or touch a new page:
-/// ten thousand allocations of one thread hold up all. What was once widened stays so, free.
-pub(crate) fn widen() {
-    const PIECE: usize = 96 << 10;
-    const PIECES: usize = 100;
-    let pieces: Vec<Vec<u8>> = (0..PIECES).map(|_| Vec::with_capacity(PIECE)).collect();
-    std::hint::black_box(&pieces);
 }
 
 #[cfg(target_os = "linux")]

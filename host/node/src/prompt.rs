@@ -16,6 +16,9 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use hyper::rt::Executor;
+
+use crate::outbox;
 
 /// Who has been at it for so long when a poll ends yields indeed: a guest that computes does it in this
 /// way, at every epoch.
@@ -34,6 +37,19 @@ struct Wakes {
     /// [`POLLING`] while the future is being polled, [`WOKEN`] once it was woken since that began.
     state: AtomicU8,
     task: AtomicWaker,
+}
+
+/// How hyper's tasks are run, those of HTTP/2's streams among them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PromptExecutor;
+
+impl<F> Executor<F> for PromptExecutor
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::spawn(Prompt::new(task));
+    }
 }
 
 impl<F: Future> Prompt<F> {
@@ -78,10 +94,13 @@ impl<F: Future> Future for Prompt<F> {
                 .as_mut()
                 .poll(&mut Context::from_waker(&this.waker));
             let woken = state.swap(0, Ordering::AcqRel) & WOKEN != 0;
+            let took = began.elapsed();
             if polled.is_ready() || !woken {
+                outbox::polled(took);
                 return polled;
             }
-            if began.elapsed() >= AT_ONCE {
+            if took >= AT_ONCE {
+                outbox::polled(took);
                 // After the runtime has looked at what has arrived.
                 let later = pin!(tokio::task::yield_now()).poll(context);
                 debug_assert!(later.is_pending());

@@ -12,7 +12,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::{
@@ -24,10 +24,11 @@ use tokio::{
 use crate::{
     connection::Connection,
     error::NodeError,
+    gathered::Gathered,
     http::{admin, data, grpc},
     log::Log,
     node::Node,
-    prompt::Prompt,
+    prompt::{Prompt, PromptExecutor},
 };
 
 /// How long the last traces may take.
@@ -174,7 +175,7 @@ async fn listen(plane: &'static str, address: SocketAddr) -> Result<Plane, NodeE
 async fn serve<H, F, B>(
     listener: TcpListener,
     node: Arc<Node>,
-    http: auto::Builder<TokioExecutor>,
+    http: auto::Builder<PromptExecutor>,
     handle: H,
 ) where
     H: Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + 'static,
@@ -217,7 +218,7 @@ async fn serve<H, F, B>(
             }
         });
         let connection = http
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Gathered::new(stream)), service)
             .into_owned();
         let connection = Prompt::new(graceful.watch(connection));
         tokio::spawn(async move {
@@ -237,8 +238,8 @@ async fn serve<H, F, B>(
     graceful.shutdown().await;
 }
 
-fn http_builder() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
+fn http_builder() -> auto::Builder<PromptExecutor> {
+    let mut http = auto::Builder::new(PromptExecutor);
     // For how long a connection may be without a request, and a head on its way, is the connection's
     // own look-out: a timer for each request would cost more.
     http.http1().header_read_timeout(None);

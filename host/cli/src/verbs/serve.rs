@@ -107,6 +107,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.threads).unwrap_or(1))
         .event_interval(EVENT_INTERVAL)
+        .on_thread_park(dunlin_node::before_park)
         .enable_all()
         .build()
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the node", &error))?;

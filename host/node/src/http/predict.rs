@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     deployment::{Deployment, NotServing, Revision},
+    prompt::Prompt,
     telemetry::{Figures, PREDICTIONS_MAX, Predictions, Rejection},
     traces::{PredictorCall, Trace},
     turns::Share,
@@ -194,11 +195,11 @@ async fn predict(
     let response = reply_stream(stream, ended);
     // In a task of its own: a caller who leaves is to reach the predictor as an error.
     let answering = connection.answering();
-    tokio::spawn(async move {
+    tokio::spawn(Prompt::new(async move {
         let answer = call.await;
         let _gone = end.send(told(&id, answer));
         drop(answering);
-    });
+    }));
     response
 }
 
