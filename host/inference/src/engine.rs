@@ -25,7 +25,9 @@ use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::registry::no_thread;
 use crate::stats::Times;
-use crate::{Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Tensor};
+use crate::{
+    Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Stats, Tensor,
+};
 
 use self::company::Company;
 pub(crate) use self::job::Caller;
@@ -143,11 +145,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Inputs in the signature's order, each checked against it.
+    /// Inputs in the signature's order, each checked against it; `stats` are the caller's.
     pub(crate) async fn infer(
         &self,
         inputs: Vec<Tensor>,
         caller: Caller,
+        stats: &Stats,
     ) -> Result<NamedTensors, InferenceError> {
         let shared = &self.shared;
         let estimate = shared.session.estimate(&inputs);
@@ -163,7 +166,6 @@ impl Engine {
             caller.failed();
             return Err(InferenceError::TooLate);
         }
-        let stats = Arc::clone(&caller.stats);
         // Where calls are to wait for others, a worker watches the time.
         let can_lead = short && batching.is_some_and(|batching| batching.max_queue_delay.is_zero());
         let expiry = Expiry::of(&caller, shared.queue_timeout, long);
@@ -187,7 +189,7 @@ impl Engine {
                 shared.lead(job.asked, run).await
             }
             Entered::Waits => {
-                let waiting = Waiting::until_outcome(&shared.queue, &stats, seat, waiting);
+                let waiting = Waiting::until_outcome(&shared.queue, stats, seat, waiting);
                 match waiting.await? {
                     Outcome::Answer(answer) => answer,
                     Outcome::Lead(asked, run) => shared.lead(asked, run).await,

@@ -71,6 +71,23 @@ impl HistogramSnapshot {
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
+
+    /// Of histograms of one kind: what each of them has.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn sum_of<'h>(histograms: impl Iterator<Item = &'h Histogram>) -> Self {
+        let snapshots = histograms.map(Histogram::snapshot);
+        let sum = snapshots.reduce(|mut sum, other| {
+            debug_assert_eq!(sum.bounds, other.bounds);
+            for (count, more) in sum.counts.iter_mut().zip(other.counts) {
+                *count += more;
+            }
+            sum.sum = sum.sum.wrapping_add(other.sum);
+            sum
+        });
+        sum.expect("there is a histogram")
+    }
 }
 
 const fn powers_of_two<const N: usize>(first: u64) -> [u64; N] {
@@ -96,6 +113,17 @@ mod tests {
         let snapshot = rows.snapshot();
         assert_eq!(snapshot.counts, [1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!((snapshot.sum, snapshot.count()), (2059, 6));
+    }
+
+    #[test]
+    fn a_sum_has_the_values_of_all() {
+        let histograms = [Histogram::of_rows(), Histogram::of_rows()];
+        histograms[0].add(3);
+        histograms[1].add(4);
+        histograms[1].add(1);
+        let sum = HistogramSnapshot::sum_of(histograms.iter());
+        assert_eq!(sum.counts, [1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(sum.sum, 8);
     }
 
     #[test]

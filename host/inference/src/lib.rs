@@ -17,6 +17,7 @@ mod model;
 mod registry;
 mod signature;
 mod stats;
+mod striped;
 mod tensor;
 
 pub use abort::{Abort, Stop, Stoppable};
@@ -34,4 +35,5 @@ pub use model::{CallOptions, Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry};
 pub use signature::{Dim, Signature, TensorSpec};
 pub use stats::{BatchTimes, RunObserver, Stats, StatsSnapshot, Times, Timing};
+pub use striped::Striped;
 pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

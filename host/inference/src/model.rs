@@ -87,7 +87,7 @@ impl Model {
         let called = Instant::now();
         let inputs = self.order(inputs, called)?;
         let caller = self.caller(called, options);
-        self.engine.infer(inputs, caller).await
+        self.engine.infer(inputs, caller, &self.stats).await
     }
 
     /// Runs the model on this thread, however long it takes.

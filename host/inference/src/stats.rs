@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::{Histogram, HistogramSnapshot};
+use crate::{Histogram, HistogramSnapshot, Striped};
 
-/// Numbers of rows that are told apart; runs with others beyond these are counted in the sum only.
+/// Numbers of rows that a thread tells apart; runs with others beyond these are counted in the sum only.
 const BATCH_SIZES_MAX: usize = 256;
 
 /// Counters that only grow. Each is exact; a snapshot taken during a call may have one of its
 /// counters and not yet another.
+#[derive(Debug, Default)]
+pub struct Stats(Striped<Counters>);
+
+/// Those of one thread.
 #[derive(Debug)]
-pub struct Stats {
+struct Counters {
     inferences: AtomicU64,
     executions: AtomicU64,
     success: Timer,
@@ -30,7 +34,7 @@ pub struct Stats {
     batches: Mutex<BTreeMap<u64, BatchTimes>>,
 }
 
-impl Default for Stats {
+impl Default for Counters {
     fn default() -> Self {
         Self {
             inferences: AtomicU64::default(),
@@ -117,28 +121,41 @@ pub struct Timing {
 
 impl Stats {
     pub fn snapshot(&self) -> StatsSnapshot {
-        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let batches = batches
-            .iter()
-            .map(|(rows, times)| (*rows, *times))
-            .collect();
-        let queue_times = self.queue.snapshot();
-        let compute_times = self.compute_infer.snapshot();
+        let all = || self.0.iter();
+        let mut batches = BTreeMap::<u64, BatchTimes>::new();
+        for counters in all() {
+            for (rows, times) in &*counters.batches() {
+                batches.entry(*rows).or_default().merge(times);
+            }
+        }
+        let count = |of: fn(&Counters) -> &AtomicU64| {
+            let counts = all().map(|counters| of(counters).load(Ordering::Relaxed));
+            counts.sum()
+        };
+        let timing = |of: fn(&Counters) -> &Timer| {
+            let mut sum = Timing::default();
+            all().for_each(|counters| sum.merge(of(counters).read()));
+            sum
+        };
+        let last = all().map(|counters| counters.last_inference_ms.load(Ordering::Relaxed));
+        let queue_times = HistogramSnapshot::sum_of(all().map(|counters| &counters.queue));
+        let compute_times =
+            HistogramSnapshot::sum_of(all().map(|counters| &counters.compute_infer));
         StatsSnapshot {
-            inference_count: self.inferences.load(Ordering::Relaxed),
-            execution_count: self.executions.load(Ordering::Relaxed),
-            success: self.success.read(),
-            fail: self.fail.read(),
+            inference_count: count(|counters| &counters.inferences),
+            execution_count: count(|counters| &counters.executions),
+            success: timing(|counters| &counters.success),
+            fail: timing(|counters| &counters.fail),
             queue: Timing::of(&queue_times),
-            compute_input: self.compute_input.read(),
+            compute_input: timing(|counters| &counters.compute_input),
             compute_infer: Timing::of(&compute_times),
-            compute_output: self.compute_output.read(),
-            cancelled: self.cancelled.load(Ordering::Relaxed),
-            last_inference_ms: self.last_inference_ms.load(Ordering::Relaxed),
-            batches,
+            compute_output: timing(|counters| &counters.compute_output),
+            cancelled: count(|counters| &counters.cancelled),
+            last_inference_ms: last.max().unwrap_or(0),
+            batches: batches.into_iter().collect(),
             queue_times,
             compute_times,
-            rows: self.rows.snapshot(),
+            rows: HistogramSnapshot::sum_of(all().map(|counters| &counters.rows)),
         }
     }
 
@@ -155,6 +172,26 @@ impl Stats {
 
     /// One call has its answer.
     pub(crate) fn succeeded(&self, rows: u64, times: Times) {
+        self.0.here().succeeded(rows, times);
+    }
+
+    /// One run of the engine, for one call or for several.
+    pub(crate) fn executed(&self, rows: u64, times: Times) {
+        self.0.here().executed(rows, times);
+    }
+
+    /// A call has no answer.
+    pub fn failed(&self, took: Duration) {
+        self.0.here().fail.add(took);
+    }
+
+    pub(crate) fn cancelled(&self) {
+        self.0.here().cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    fn succeeded(&self, rows: u64, times: Times) {
         self.inferences.fetch_add(rows, Ordering::Relaxed);
         let Times {
             queue,
@@ -173,11 +210,10 @@ impl Stats {
         self.last_inference_ms.store(now, Ordering::Relaxed);
     }
 
-    /// One run of the engine, for one call or for several.
-    pub(crate) fn executed(&self, rows: u64, times: Times) {
+    fn executed(&self, rows: u64, times: Times) {
         self.executions.fetch_add(1, Ordering::Relaxed);
         self.rows.add(rows);
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batches = self.batches();
         // A number of rows that only one caller ever sent is no batch to remember for ever.
         if batches.len() < BATCH_SIZES_MAX || batches.contains_key(&rows) {
             let batch = batches.entry(rows).or_default();
@@ -187,13 +223,17 @@ impl Stats {
         }
     }
 
-    /// A call has no answer.
-    pub fn failed(&self, took: Duration) {
-        self.fail.add(took);
+    fn batches(&self) -> MutexGuard<'_, BTreeMap<u64, BatchTimes>> {
+        // Under the lock are only sums.
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    pub(crate) fn cancelled(&self) {
-        self.cancelled.fetch_add(1, Ordering::Relaxed);
+impl BatchTimes {
+    fn merge(&mut self, other: &Self) {
+        self.compute_input.merge(other.compute_input);
+        self.compute_infer.merge(other.compute_infer);
+        self.compute_output.merge(other.compute_output);
     }
 }
 
@@ -226,8 +266,15 @@ impl Timing {
     }
 
     fn add(&mut self, took: Duration) {
-        self.count += 1;
-        self.ns = self.ns.saturating_add(nanoseconds(took));
+        self.merge(Self {
+            count: 1,
+            ns: nanoseconds(took),
+        });
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.ns = self.ns.saturating_add(other.ns);
     }
 }
 

@@ -11,6 +11,18 @@ use dunlin_inference::{
 };
 use prost::encoding::encode_varint;
 
+/// As in the program, with its settings: what engines free goes back to the system by the allocator alone.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[expect(
+    unsafe_code,
+    reason = "the name under which jemalloc looks for its settings"
+)]
+// SAFETY: it is what jemalloc declares: a pointer to text that ends with a zero byte and never changes.
+#[unsafe(export_name = "malloc_conf")]
+static MALLOC_CONF: &[u8; 47] = b"percpu_arena:percpu,oversize_threshold:4194304\0";
+
 #[tokio::test]
 async fn models_take_what_they_must_and_give_it_back() {
     let onnxruntime = support::registry(BackendKind::OnnxRuntime);

@@ -3,6 +3,7 @@
 use std::{
     fs::{DirBuilder, File, Permissions},
     io::ErrorKind,
+    ops::Deref,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -56,6 +57,29 @@ pub(crate) struct Node {
     data_dir: PathBuf,
     /// Locked for as long as the node lives.
     _lock: File,
+}
+
+/// A connection's own handle of the node, which its requests clone: the count of the node's own would be
+/// taken from one processor to the other by every request.
+#[derive(Clone)]
+#[expect(
+    clippy::redundant_allocation,
+    reason = "the outer count is the connection's"
+)]
+pub(crate) struct NodeHandle(Arc<Arc<Node>>);
+
+impl NodeHandle {
+    pub(crate) fn new(node: &Arc<Node>) -> Self {
+        Self(Arc::new(Arc::clone(node)))
+    }
+}
+
+impl Deref for NodeHandle {
+    type Target = Arc<Node>;
+
+    fn deref(&self) -> &Arc<Node> {
+        &self.0
+    }
 }
 
 impl Node {

@@ -27,7 +27,7 @@ use crate::{
     gathered::Gathered,
     http::{admin, data, grpc},
     log::Log,
-    node::Node,
+    node::{Node, NodeHandle},
     prompt::{Prompt, PromptExecutor},
 };
 
@@ -178,7 +178,7 @@ async fn serve<H, F, B>(
     http: auto::Builder<PromptExecutor>,
     handle: H,
 ) where
-    H: Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + 'static,
+    H: Fn(NodeHandle, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
@@ -199,18 +199,19 @@ async fn serve<H, F, B>(
         };
         let (client, draining) = (Connection::new(peer), node.draining());
         let service = service_fn({
-            let (node, client, handle) = (Arc::clone(&node), Arc::clone(&client), handle.clone());
+            let (node, client, handle) =
+                (NodeHandle::new(&node), Arc::clone(&client), handle.clone());
             move |request| {
                 let answering = client.answering();
-                let busy_poll = node.busy_poll.clone();
-                if let Some(busy_poll) = &busy_poll {
+                if let Some(busy_poll) = &node.busy_poll {
                     busy_poll.asked();
                 }
-                let answer = handle(Arc::clone(&node), Arc::clone(&client), request);
+                let answer = handle(node.clone(), Arc::clone(&client), request);
+                let node = node.clone();
                 async move {
                     let answer = answer.await;
                     drop(answering);
-                    if let Some(busy_poll) = busy_poll {
+                    if let Some(busy_poll) = &node.busy_poll {
                         busy_poll.answered();
                     }
                     Ok::<_, Infallible>(answer)

@@ -8,7 +8,7 @@ use std::{
 
 use edge_config::{InstancePolicy, Instances};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Pool {
     idle: Mutex<VecDeque<Idle>>,
     /// A permit for each call. An instance is made only when none is idle, so the permits bound the
     /// instances too.
-    calls: Arc<Semaphore>,
+    calls: Semaphore,
 }
 
 /// A warm instance that nobody uses.
@@ -49,10 +49,10 @@ pub(crate) struct Idle {
 
 /// An instance in use. Dropped without [`Lease::give_back`], the instance goes with it: a call that
 /// trapped or was given up leaves nothing that another caller could meet.
-pub(crate) struct Lease {
-    pool: Arc<Pool>,
+pub(crate) struct Lease<'p> {
+    pool: &'p Pool,
     pub(crate) instance: Instance,
-    _call: OwnedSemaphorePermit,
+    _call: SemaphorePermit<'p>,
 }
 
 impl Pool {
@@ -68,7 +68,7 @@ impl Pool {
             program,
             shared,
             config,
-            calls: Arc::new(Semaphore::new(policy.max as usize)),
+            calls: Semaphore::new(policy.max as usize),
             policy,
             idle: Mutex::default(),
         });
@@ -78,8 +78,8 @@ impl Pool {
     }
 
     /// A warm instance, or a new one, or a wait for the first to come back.
-    pub(crate) async fn take(self: &Arc<Self>, deadline: Deadline) -> Result<Lease, CallError> {
-        let call = Arc::clone(&self.calls).acquire_owned();
+    pub(crate) async fn take(&self, deadline: Deadline) -> Result<Lease<'_>, CallError> {
+        let call = self.calls.acquire();
         let Ok(call) = tokio::time::timeout_at(deadline.at(), call).await else {
             return Err(CallError::Overloaded);
         };
@@ -90,7 +90,7 @@ impl Pool {
             None => Box::pin(self.start(deadline)).await?,
         };
         Ok(Lease {
-            pool: Arc::clone(self),
+            pool: self,
             instance,
             _call: call.expect("the semaphore is never closed"),
         })
@@ -148,7 +148,7 @@ impl Pool {
     }
 }
 
-impl Lease {
+impl Lease<'_> {
     pub(crate) fn give_back(self) {
         self.pool.give_back(self.instance);
     }

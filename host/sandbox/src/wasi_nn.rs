@@ -258,7 +258,6 @@ impl inference::HostGraphExecutionContext for Guest {
         context: Resource<GuestContext>,
         inputs: Vec<(String, Resource<GuestTensor>)>,
     ) -> NnResult<Vec<(String, Resource<GuestTensor>)>> {
-        let model = self.table.get(&context)?.model.model.clone();
         // All inputs leave the table before the first is judged: the guest has given them away.
         let mut given = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
@@ -280,6 +279,7 @@ impl inference::HostGraphExecutionContext for Guest {
             deadline: self.deadline,
             observer: self.runs.clone(),
         };
+        let model = &self.table.get(&context)?.model.model;
         let outputs = match model.infer_with(tensors, options).await {
             Ok(outputs) => outputs,
             Err(error) => return self.refuse(code_of(&error), one_line(&error)),

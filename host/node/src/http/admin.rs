@@ -20,7 +20,7 @@ use crate::{
     deployment::{Deployment, NotServing},
     error::ChangeError,
     metrics,
-    node::Node,
+    node::{Node, NodeHandle},
     request_id,
 };
 
@@ -32,18 +32,17 @@ const SETTING_BYTES_MAX: u64 = 4 << 10;
 const SETTING_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn handle(
-    node: Arc<Node>,
+    node: NodeHandle,
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let (parts, body) = request.into_parts();
     let id = node.request_ids.of(&parts.headers);
     let body = RequestBody::new(&parts.headers, body);
-    let bodies = node.bodies.clone();
-    let answer = route(node, &parts, body).await;
+    let answer = route(Arc::clone(&node), &parts, body).await;
     let answer = answer.and_then(|response| {
         let held = Arc::new(Held::default());
-        body::owe(response, &bodies, &connection, held)
+        body::owe(response, &node.bodies, &connection, held)
     });
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
@@ -136,11 +135,12 @@ fn find(node: &Node, name: &str) -> Result<Arc<Deployment>, Failure> {
 fn describe(deployment: &Deployment) -> Value {
     let record = &deployment.record;
     let telemetry = &deployment.telemetry;
+    let responses = telemetry.responses();
     let mut requests = json!({
-        "total": telemetry.responses.total(),
+        "total": responses.total(),
         "mean_ms": telemetry.mean_ms(),
     });
-    for (class, count) in telemetry.responses.by_class() {
+    for (class, count) in responses.by_class() {
         if matches!(class, "2xx" | "4xx" | "5xx") {
             requests[class] = json!(count);
         }

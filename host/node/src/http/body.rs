@@ -195,23 +195,24 @@ pub(crate) async fn read(
         return Err(Failure::too_large(limit));
     }
     let mut room = budget.reserve(declared)?;
-    let bytes = collect(body, limit, &mut room).await?;
+    let bytes = collect(body, limit, budget, &mut room).await?;
     let bytes = match encoding {
         Encoding::Identity => bytes,
         encoding => {
             let small = bytes.len() < OFF_THREAD_BYTES;
+            let budget = budget.clone();
             let inflating = move || {
                 let inflated = match encoding {
                     Encoding::Deflate => {
                         let mut decoder = ZlibDecoder::new(&*bytes);
-                        let inflated = inflate(&mut decoder, limit, &mut room)?;
+                        let inflated = inflate(&mut decoder, limit, &budget, &mut room)?;
                         match decoder.get_ref() {
                             [] => inflated,
                             _ => return Err(Failure::bad_request(BEHIND)),
                         }
                     }
                     // A file of gzip may have several members.
-                    _ => inflate(MultiGzDecoder::new(&*bytes), limit, &mut room)?,
+                    _ => inflate(MultiGzDecoder::new(&*bytes), limit, &budget, &mut room)?,
                 };
                 Ok((inflated, room))
             };
@@ -283,7 +284,12 @@ impl Encoding {
     }
 }
 
-async fn collect(mut body: RequestBody, limit: u64, room: &mut Reserved) -> Result<Bytes, Failure> {
+async fn collect(
+    mut body: RequestBody,
+    limit: u64,
+    budget: &BodyBudget,
+    room: &mut Reserved,
+) -> Result<Bytes, Failure> {
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(0);
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
@@ -298,7 +304,7 @@ async fn collect(mut body: RequestBody, limit: u64, room: &mut Reserved) -> Resu
         if length > limit {
             return Err(Failure::too_large(limit));
         }
-        room.grow(length)?;
+        room.grow(budget, length)?;
         if whole.is_empty() && joined.is_empty() {
             // Most bodies come in one piece, and that one is not copied.
             whole = data;
@@ -318,12 +324,17 @@ async fn collect(mut body: RequestBody, limit: u64, room: &mut Reserved) -> Resu
     })
 }
 
-fn inflate(mut decoder: impl Read, limit: u64, room: &mut Reserved) -> Result<Bytes, Failure> {
+fn inflate(
+    mut decoder: impl Read,
+    limit: u64,
+    budget: &BodyBudget,
+    room: &mut Reserved,
+) -> Result<Bytes, Failure> {
     let compressed = room.bytes();
     let mut inflated = Vec::new();
     loop {
         let before = inflated.len() as u64;
-        room.grow(compressed + (before + INFLATE_STEP).min(limit))?;
+        room.grow(budget, compressed + (before + INFLATE_STEP).min(limit))?;
         let read = (&mut decoder).take(INFLATE_STEP).read_to_end(&mut inflated);
         let read = read.map_err(|error| {
             Failure::bad_request(format!("the request body cannot be decompressed: {error}"))

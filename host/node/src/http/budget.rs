@@ -7,15 +7,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::failure::Failure;
 use crate::{connection::Held, telemetry::Rejection};
 
-/// Permits are counted in these, so that 4 TiB fit in a `u32`.
+/// Permits are counted in these, so that 4 TiB fit in a `u32`. A body of less takes none: there are only as
+/// many of them as there are connections and requests, and each of those takes as much by itself.
 const UNIT: u64 = 1 << 10;
 
 #[derive(Debug, Clone)]
 pub(crate) struct BodyBudget(Arc<Semaphore>);
 
 /// Bytes that one body has of the budget.
+#[derive(Debug, Default)]
 pub(crate) struct Reserved {
-    budget: BodyBudget,
     permit: Option<OwnedSemaphorePermit>,
     units: u64,
 }
@@ -28,25 +29,21 @@ impl BodyBudget {
 
     /// Room for a body of so many bytes. It may grow.
     pub(crate) fn reserve(&self, bytes: u64) -> Result<Reserved, Failure> {
-        let mut reserved = Reserved {
-            budget: self.clone(),
-            permit: None,
-            units: 0,
-        };
-        reserved.grow(bytes)?;
+        let mut reserved = Reserved::default();
+        reserved.grow(self, bytes)?;
         Ok(reserved)
     }
 }
 
 impl Reserved {
-    /// Room for so many bytes in all.
-    pub(crate) fn grow(&mut self, bytes: u64) -> Result<(), Failure> {
-        let more = bytes.div_ceil(UNIT).saturating_sub(self.units);
+    /// Room for so many bytes in all, from the budget that it has the others of.
+    pub(crate) fn grow(&mut self, budget: &BodyBudget, bytes: u64) -> Result<(), Failure> {
+        let more = (bytes / UNIT).saturating_sub(self.units);
         if more == 0 {
             return Ok(());
         }
         let count = u32::try_from(more).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.budget.0).try_acquire_many_owned(count) else {
+        let Ok(permit) = Arc::clone(&budget.0).try_acquire_many_owned(count) else {
             return Err(Failure::unavailable(
                 "the node holds as many bytes of requests and answers as it may (body_memory_max)",
             )
@@ -80,10 +77,11 @@ mod tests {
     #[test]
     fn room_is_taken_grows_and_is_given_back() {
         let budget = BodyBudget::new(10 * UNIT);
-        let mut first = budget.reserve(1).unwrap();
-        first.grow(UNIT).unwrap();
+        let mut first = budget.reserve(UNIT - 1).unwrap();
+        assert_eq!(budget.0.available_permits(), 10);
+        first.grow(&budget, UNIT).unwrap();
         assert_eq!(budget.0.available_permits(), 9);
-        first.grow(6 * UNIT + 1).unwrap();
+        first.grow(&budget, 7 * UNIT + 1).unwrap();
         assert!(budget.reserve(4 * UNIT).is_err());
         let held = Held::default();
         first.keep(&held);

@@ -20,7 +20,7 @@ use crate::{
     account::Account,
     connection::{Connection, Held},
     deployment::Revision,
-    node::Node,
+    node::{Node, NodeHandle},
     request_id,
     telemetry::Rejection,
     traces::Trace,
@@ -29,7 +29,7 @@ use crate::{
 
 /// A request on its way through the data plane.
 pub(crate) struct Exchange {
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: NodeHandle,
     pub(crate) parts: Parts,
     /// Until it is read.
     pub(crate) body: Option<RequestBody>,
@@ -49,7 +49,7 @@ pub(crate) struct Ticket {
 
 /// Answers every request; an error is an answer too.
 pub(crate) async fn handle(
-    node: Arc<Node>,
+    node: NodeHandle,
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
@@ -58,10 +58,10 @@ pub(crate) async fn handle(
     let id = node.request_ids.of(&parts.headers);
     let started = Instant::now();
     let account = node.accounts.open(&id, connection.peer, started, &parts);
-    let (bodies, held) = (node.bodies.clone(), Arc::new(Held::default()));
+    let held = Arc::new(Held::default());
     // In a box: every function on the way would have room for it in its future.
     let exchange = Box::new(Exchange {
-        node,
+        node: node.clone(),
         held: Arc::clone(&held),
         connection: Arc::clone(&connection),
         body: Some(RequestBody::new(&parts.headers, body)),
@@ -71,7 +71,7 @@ pub(crate) async fn handle(
         account: account.clone(),
     });
     let answer = route(exchange).await;
-    let answer = answer.and_then(|response| body::owe(response, &bodies, &connection, held));
+    let answer = answer.and_then(|response| body::owe(response, &node.bodies, &connection, held));
     let mut response = answer.unwrap_or_else(|failure| failure.into_response(&id));
     request_id::stamp(response.headers_mut(), &id);
     // An answer in pieces closes its account when it has ended.

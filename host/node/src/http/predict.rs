@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use dunlin_inference::{CallOptions, Model, NamedTensors, Tensor, one_line};
-use dunlin_sandbox::{CallError, Deadline, Predictor, Stream};
+use dunlin_sandbox::{CallError, Deadline, Stream};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::sync::oneshot;
 
@@ -19,9 +19,8 @@ use super::{
 use crate::{
     deployment::{Deployment, NotServing, Revision},
     prompt::Prompt,
-    telemetry::{Figures, PREDICTIONS_MAX, Predictions, Rejection},
+    telemetry::{PREDICTIONS_MAX, Predictions, Rejection},
     traces::{PredictorCall, Trace},
-    turns::Share,
 };
 
 /// Headers that are about a connection, or that the node sets itself.
@@ -155,17 +154,15 @@ async fn predict(
     path: &str,
 ) -> Result<Response<ReplyBody>, Failure> {
     let revision = serving(deployment)?;
-    let Some(predictor) = &revision.predictor else {
+    if revision.predictor.is_none() {
         return Box::pin(models_alone::predict(exchange, revision, path)).await;
-    };
+    }
     let deadline = exchange.deadline(&revision.limits)?;
     let body = exchange.read_body(revision, deadline).await?;
     let connection = Arc::clone(&exchange.connection);
     let (begin, mut begun) = oneshot::channel();
     let call = Call {
-        predictor: Arc::clone(predictor),
-        share: Arc::clone(&revision.share),
-        figures: Arc::clone(&deployment.figures),
+        deployment: Arc::clone(deployment),
         exchange,
         path: path.to_owned(),
         body,
@@ -217,9 +214,7 @@ fn told(request_id: &str, answer: Result<dunlin_sandbox::Response, CallError>) -
 
 /// A call of a predictor, with all that it needs.
 struct Call {
-    predictor: Arc<Predictor>,
-    share: Arc<Share>,
-    figures: Arc<Figures>,
+    deployment: Arc<Deployment>,
     exchange: Box<Exchange>,
     path: String,
     body: Bytes,
@@ -231,6 +226,10 @@ impl Call {
         self,
         begin: oneshot::Sender<Stream>,
     ) -> Result<dunlin_sandbox::Response, CallError> {
+        let revision = self.deployment.serving.as_ref().ok();
+        let (revision, predictor) = revision
+            .and_then(|revision| Some((revision, revision.predictor.as_ref()?)))
+            .expect("a call is made where a predictor serves");
         let parts = &self.exchange.parts;
         let query = parts.uri.query().unwrap_or_default().as_bytes();
         let query: Vec<_> = form_urlencoded::parse(query).collect();
@@ -258,9 +257,14 @@ impl Call {
         };
         let traced = self.exchange.trace().map(PredictorCall::begin);
         let runs = traced.as_ref().map(PredictorCall::runs);
-        let called = pin!(self.predictor.predict(request, self.deadline, runs, begin));
-        let called = self.exchange.node.turns.share(&self.share, called).await;
-        self.figures.called(&called.times);
+        let called = pin!(predictor.predict(request, self.deadline, runs, begin));
+        let called = self
+            .exchange
+            .node
+            .turns
+            .share(&revision.share, called)
+            .await;
+        self.deployment.figures.called(&called.times);
         if let Some(traced) = traced {
             traced.end(&called.times);
         }

@@ -5,7 +5,7 @@ mod models;
 mod predictions;
 mod predictors;
 
-use dunlin_inference::Histogram;
+use dunlin_inference::HistogramSnapshot;
 
 use crate::{deployment::Deployment, log_writer::LogWriter, node::Node, telemetry::Figures};
 use exposition::{Exposition, Kind, Label};
@@ -72,7 +72,7 @@ fn labelled(deployments: &[Scraped]) -> impl Iterator<Item = ([Label<'_>; 2], &F
     })
 }
 
-type Distribution = fn(&Figures) -> &Histogram;
+type Distribution = fn(&Figures) -> HistogramSnapshot;
 
 fn requests(text: &mut Exposition, deployments: &[Scraped]) {
     let mut family = text.family(
@@ -81,7 +81,7 @@ fn requests(text: &mut Exposition, deployments: &[Scraped]) {
         Kind::Counter,
     );
     for ([deployment, revision], figures) in labelled(deployments) {
-        for (class, count) in figures.responses.by_class() {
+        for (class, count) in figures.responses().by_class() {
             family.count(&[deployment, revision, ("code", class)], count);
         }
     }
@@ -89,23 +89,23 @@ fn requests(text: &mut Exposition, deployments: &[Scraped]) {
         (
             "dunlin_request_duration_seconds",
             "From a request's head to its answer",
-            |figures| &figures.request,
+            Figures::request,
         ),
         (
             "dunlin_instance_wait_seconds",
             "From the call of a predictor to the instance that takes it",
-            |figures| &figures.instance_wait,
+            Figures::instance_wait,
         ),
         (
             "dunlin_guest_duration_seconds",
             "Time that a call was in the predictor, its models' time included",
-            |figures| &figures.guest,
+            Figures::guest,
         ),
     ];
     for (name, help, histogram) in histograms {
         let mut family = text.family(name, help, Kind::Histogram);
         for (labels, figures) in labelled(deployments) {
-            family.histogram(&labels, &histogram(figures).snapshot(), NANOSECONDS);
+            family.histogram(&labels, &histogram(figures), NANOSECONDS);
         }
     }
     let mut family = text.family(

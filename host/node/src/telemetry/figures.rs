@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use dunlin_inference::{Histogram, Stats};
+use dunlin_inference::{Histogram, HistogramSnapshot, Stats, Striped};
 use dunlin_sandbox::CallTimes;
 use edge_config::Monitoring;
 
@@ -19,13 +19,7 @@ use super::Predictions;
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) revision: i64,
-    pub(crate) responses: Responses,
-    /// From a request's head to its answer.
-    pub(crate) request: Histogram,
-    /// From the call of a predictor to the instance that takes it.
-    pub(crate) instance_wait: Histogram,
-    /// From there to the predictor's answer, its models' time included.
-    pub(crate) guest: Histogram,
+    counters: Striped<Counters>,
     /// Of the predictor's own tensors.
     pub(crate) tensors: Stats,
     models: Mutex<BTreeMap<String, Arc<Stats>>>,
@@ -34,25 +28,50 @@ pub(crate) struct Figures {
     predictions: OnceLock<Predictions>,
 }
 
+/// Those of one thread.
+#[derive(Debug)]
+struct Counters {
+    responses: ResponseCounter,
+    request: Histogram,
+    instance_wait: Histogram,
+    guest: Histogram,
+}
+
 /// Answers by the hundreds of their status, 1xx to 5xx.
 #[derive(Debug, Default)]
-pub(crate) struct Responses([AtomicU64; 5]);
+pub(super) struct ResponseCounter([AtomicU64; 5]);
 
-impl Responses {
-    pub(crate) fn count(&self, status: u16) {
+/// How many there were at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Responses([u64; 5]);
+
+impl ResponseCounter {
+    pub(super) fn count(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Responses {
+    /// What all of them have counted.
+    pub(super) fn sum_of<'c>(counters: impl Iterator<Item = &'c ResponseCounter>) -> Self {
+        let mut sum = Self::default();
+        for counter in counters {
+            for (sum, count) in sum.0.iter_mut().zip(&counter.0) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        }
+        sum
     }
 
     /// With their class: `2xx`.
     pub(crate) fn by_class(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
-        classes.into_iter().zip(counts)
+        classes.into_iter().zip(self.0)
     }
 
     pub(crate) fn total(&self) -> u64 {
-        self.by_class().map(|(_, count)| count).sum()
+        self.0.iter().sum()
     }
 }
 
@@ -60,10 +79,12 @@ impl Figures {
     pub(super) fn new(revision: i64) -> Self {
         Self {
             revision,
-            responses: Responses::default(),
-            request: Histogram::of_durations(),
-            instance_wait: Histogram::of_durations(),
-            guest: Histogram::of_durations(),
+            counters: Striped::new(|| Counters {
+                responses: ResponseCounter::default(),
+                request: Histogram::of_durations(),
+                instance_wait: Histogram::of_durations(),
+                guest: Histogram::of_durations(),
+            }),
             tensors: Stats::default(),
             models: Mutex::default(),
             takes_tensors: AtomicBool::new(false),
@@ -72,16 +93,37 @@ impl Figures {
     }
 
     pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
-        self.responses.count(status);
-        self.request.add_duration(elapsed);
+        let counters = self.counters.here();
+        counters.responses.count(status);
+        counters.request.add_duration(elapsed);
     }
 
     /// A call of the predictor.
     pub(crate) fn called(&self, times: &CallTimes) {
-        self.instance_wait.add_duration(times.instance_wait);
+        let counters = self.counters.here();
+        counters.instance_wait.add_duration(times.instance_wait);
         if let Some(guest) = times.guest {
-            self.guest.add_duration(guest);
+            counters.guest.add_duration(guest);
         }
+    }
+
+    pub(crate) fn responses(&self) -> Responses {
+        Responses::sum_of(self.counters.iter().map(|counters| &counters.responses))
+    }
+
+    /// From a request's head to its answer.
+    pub(crate) fn request(&self) -> HistogramSnapshot {
+        HistogramSnapshot::sum_of(self.counters.iter().map(|counters| &counters.request))
+    }
+
+    /// From the call of a predictor to the instance that takes it.
+    pub(crate) fn instance_wait(&self) -> HistogramSnapshot {
+        HistogramSnapshot::sum_of(self.counters.iter().map(|counters| &counters.instance_wait))
+    }
+
+    /// From there to the predictor's answer, its models' time included.
+    pub(crate) fn guest(&self) -> HistogramSnapshot {
+        HistogramSnapshot::sum_of(self.counters.iter().map(|counters| &counters.guest))
     }
 
     /// The predictor takes tensors by itself.
@@ -119,10 +161,11 @@ mod tests {
 
     #[test]
     fn answers_are_counted_by_their_class() {
-        let responses = Responses::default();
+        let counters = [ResponseCounter::default(), ResponseCounter::default()];
         for status in [200, 204, 404, 500, 0, 999] {
-            responses.count(status);
+            counters[usize::from(status == 204)].count(status);
         }
+        let responses = Responses::sum_of(counters.iter());
         let counts: Vec<u64> = responses.by_class().map(|(_, count)| count).collect();
         assert_eq!(counts, [1, 2, 0, 1, 2]);
         assert_eq!(responses.total(), 6);

@@ -17,8 +17,10 @@ use std::{
     time::Duration,
 };
 
+use dunlin_inference::Striped;
 use dunlin_sandbox::{LogEntry, LogLevel, Measurement, Observer};
 
+use figures::ResponseCounter;
 pub(crate) use figures::{Figures, Responses};
 pub(crate) use predictions::{BOUNDS as PREDICTION_BOUNDS, PREDICTIONS_MAX, Predictions, Seen};
 pub(crate) use predictor::{PredictorMetric, PredictorMetrics, VALUE_BOUNDS};
@@ -34,12 +36,18 @@ pub(crate) struct Telemetry {
     deployment: String,
     pub(crate) logs: Logs,
     /// Of all revisions.
-    pub(crate) responses: Responses,
-    request_ns: AtomicU64,
+    answers: Striped<Answers>,
     pub(crate) rejections: Rejections,
     pub(crate) predictor: PredictorMetrics,
     /// The newest last.
     revisions: Mutex<VecDeque<Arc<Figures>>>,
+}
+
+/// What one thread has counted of them.
+#[derive(Default)]
+struct Answers {
+    responses: ResponseCounter,
+    ns: AtomicU64,
 }
 
 impl Telemetry {
@@ -47,8 +55,7 @@ impl Telemetry {
         Self {
             deployment: deployment.to_owned(),
             logs: Logs::default(),
-            responses: Responses::default(),
-            request_ns: AtomicU64::default(),
+            answers: Striped::default(),
             rejections: Rejections::default(),
             predictor: PredictorMetrics::default(),
             revisions: Mutex::default(),
@@ -57,17 +64,24 @@ impl Telemetry {
 
     /// A request has its answer, after so long.
     pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
-        self.responses.count(status);
+        let answers = self.answers.here();
+        answers.responses.count(status);
         let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        self.request_ns.fetch_add(ns, Ordering::Relaxed);
+        answers.ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn responses(&self) -> Responses {
+        Responses::sum_of(self.answers.iter().map(|answers| &answers.responses))
     }
 
     /// The mean time of a request in milliseconds.
     #[expect(clippy::cast_precision_loss, reason = "a mean for people to read")]
     pub(crate) fn mean_ms(&self) -> f64 {
-        match self.responses.total() {
+        let ns = self.answers.iter();
+        let ns: u64 = ns.map(|answers| answers.ns.load(Ordering::Relaxed)).sum();
+        match self.responses().total() {
             0 => 0.0,
-            count => self.request_ns.load(Ordering::Relaxed) as f64 * 1e-6 / count as f64,
+            count => ns as f64 * 1e-6 / count as f64,
         }
     }
 

@@ -43,10 +43,10 @@ impl Arriving {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let (reserved, total) = match &mut *room {
             Some(room) => room,
-            none => none.insert((self.budget.reserve(0)?, 0)),
+            none => none.insert((Reserved::default(), 0)),
         };
         *total += bytes;
-        reserved.grow(*total)
+        reserved.grow(&self.budget, *total)
     }
 
     /// The room of a message of so many bytes that has arrived, kept with `held`. Compressed, it
@@ -59,9 +59,9 @@ impl Arriving {
             .take();
         let mut reserved = match room {
             Some((reserved, _)) => reserved,
-            None => self.budget.reserve(0)?,
+            None => Reserved::default(),
         };
-        reserved.grow(bytes)?;
+        reserved.grow(&self.budget, bytes)?;
         reserved.keep(held);
         Ok(())
     }

@@ -44,7 +44,7 @@ use self::{
 };
 use super::{body::RequestBody, deadline, failure::Failure};
 use crate::{
-    account::Account, connection::Connection, error::NodeError, node::Node, request_id,
+    account::Account, connection::Connection, error::NodeError, node::NodeHandle, request_id,
     traces::Trace,
 };
 
@@ -56,7 +56,7 @@ const ENVELOPE_BYTES_MAX: u64 = 1 << 20;
 /// One call, for its handler: the request's extensions carry it.
 #[derive(Clone)]
 struct Call {
-    node: Arc<Node>,
+    node: NodeHandle,
     connection: Arc<Connection>,
     arriving: Arc<Arriving>,
     pending: Arc<Pending>,
@@ -72,9 +72,8 @@ struct Call {
 type Answering = Pin<Box<dyn Future<Output = Response<Leaving>> + Send>>;
 
 /// What answers every request of the plane; an error is an answer too.
-#[expect(clippy::type_complexity, reason = "a function that has no name")]
 pub(crate) fn handler()
--> Result<impl Fn(Arc<Node>, Arc<Connection>, Request<Incoming>) -> Answering + Clone, NodeError> {
+-> Result<impl Fn(NodeHandle, Arc<Connection>, Request<Incoming>) -> Answering + Clone, NodeError> {
     let reflection = || {
         Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -95,7 +94,7 @@ pub(crate) fn handler()
 }
 
 async fn handle<R, A>(
-    node: Arc<Node>,
+    node: NodeHandle,
     connection: Arc<Connection>,
     request: Request<Incoming>,
     mut newest: v1::ServerReflectionServer<R>,
@@ -138,7 +137,7 @@ where
         id: id.clone(),
         started,
         until,
-        node: Arc::clone(&node),
+        node: node.clone(),
     };
     let (arriving, pending) = (Arc::clone(&call.arriving), Arc::clone(&call.pending));
     let client = Arc::clone(&call.connection);
