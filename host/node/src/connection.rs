@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use dunlin_sandbox::{Alarm, Late};
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::Instant,
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     /// Requests whose answer is not made yet.
     answering: AtomicUsize,
     state: Mutex<State>,
+    /// For the deadlines of its requests, where none has it.
+    alarm: Mutex<Option<Alarm>>,
 }
 
 #[derive(Debug)]
@@ -96,7 +99,26 @@ impl Connection {
                 owed: Vec::new(),
                 next: 0,
             }),
+            alarm: Mutex::default(),
         })
+    }
+
+    /// What comes of `work`, if it comes by `at`.
+    pub(crate) async fn by<T>(
+        &self,
+        at: Instant,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Late> {
+        let alarm = self.alarm().take();
+        let mut alarm = alarm.unwrap_or_default();
+        let outcome = alarm.by(at, work).await;
+        *self.alarm() = Some(alarm);
+        outcome
+    }
+
+    fn alarm(&self) -> MutexGuard<'_, Option<Alarm>> {
+        // As in `state`.
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn answering(self: &Arc<Self>) -> Answering {

@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use crate::{
+    alarm::Alarm,
     bindings::{handler, tensor_handler, types},
     engine::{Program, Sandbox},
     error::{
@@ -96,6 +97,7 @@ impl Deadline {
 
 pub(crate) struct Instance {
     store: Store<Guest>,
+    alarm: Alarm,
     handler: handler::Guest,
     tensors: Option<tensor_handler::Guest>,
     pub(crate) calls: u64,
@@ -122,7 +124,7 @@ impl Instance {
             .data_mut()
             .begin_call("", deadline, None, None);
         let init = instance.handler.call_init(&mut instance.store, config);
-        let outcome = before(deadline, pin!(init)).await;
+        let outcome = before(&mut instance.alarm, deadline, pin!(init)).await;
         outcome
             .map_err(|stopped| instance.explain(stopped))?
             .map_err(GuestFailure::from)?;
@@ -176,6 +178,7 @@ impl Instance {
         };
         Ok(Self {
             store,
+            alarm: Alarm::default(),
             handler,
             tensors,
             calls: 0,
@@ -206,7 +209,7 @@ impl Instance {
             timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         };
         let call = self.handler.call_predict(&mut self.store, request);
-        let outcome = before(deadline, pin!(call)).await;
+        let outcome = before(&mut self.alarm, deadline, pin!(call)).await;
         let response = outcome
             .map_err(|stopped| self.explain(stopped))?
             .map_err(GuestFailure::from)?;
@@ -226,7 +229,8 @@ impl Instance {
         let Some(tensors) = &self.tensors else {
             return Ok(None);
         };
-        let outcome = before(deadline, pin!(tensors.call_describe(&mut self.store))).await;
+        let call = tensors.call_describe(&mut self.store);
+        let outcome = before(&mut self.alarm, deadline, pin!(call)).await;
         let signature = outcome.map_err(|stopped| self.explain(stopped))?;
         Ok(Some(tensors::signature(signature)?))
     }
@@ -247,7 +251,7 @@ impl Instance {
             .map(|(name, tensor)| tensors::to_guest(name, tensor))
             .collect();
         let call = handler.call_infer(&mut self.store, &inputs);
-        let outcome = before(deadline, pin!(call)).await;
+        let outcome = before(&mut self.alarm, deadline, pin!(call)).await;
         let outputs = outcome
             .map_err(|stopped| self.explain(stopped))?
             .map_err(GuestFailure::from)?;
@@ -299,20 +303,21 @@ pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<(), CallErro
 /// The clock is also read at every epoch at which the guest gives its thread back: while guests keep
 /// all threads busy, the runtime gets to its timers only now and then.
 async fn before<T>(
+    alarm: &mut Alarm,
     deadline: Deadline,
     mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<T, Stopped> {
-    let watched = poll_fn(|context| match call.as_mut().poll(context) {
+    poll_fn(|context| match call.as_mut().poll(context) {
         Poll::Ready(outcome) => Poll::Ready(outcome.map_err(Stopped::Trap)),
         Poll::Pending if Instant::now() >= deadline.at => {
             Poll::Ready(Err(Stopped::Deadline(deadline)))
         }
-        Poll::Pending => Poll::Pending,
-    });
-    match tokio::time::timeout_at(deadline.at, watched).await {
-        Ok(outcome) => outcome,
-        Err(_elapsed) => Err(Stopped::Deadline(deadline)),
-    }
+        Poll::Pending => {
+            let late = alarm.poll(deadline.at, context);
+            late.map(|()| Err(Stopped::Deadline(deadline)))
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! instances. This crate is the only one that names wasmtime. It knows nothing of HTTP, of packages
 //! or of deployments.
 
+mod alarm;
 mod bindings;
 mod cache;
 mod call_log;
@@ -20,6 +21,7 @@ mod streaming;
 mod tensors;
 mod wasi_nn;
 
+pub use alarm::{Alarm, Late};
 pub use compiler::{Compiler, compile};
 pub use engine::{Program, Sandbox, SandboxConfig};
 pub use error::{CallError, GuestFailure, ResponseExcess, SandboxError};

@@ -79,9 +79,13 @@ impl Pool {
 
     /// A warm instance, or a new one, or a wait for the first to come back.
     pub(crate) async fn take(&self, deadline: Deadline) -> Result<Lease<'_>, CallError> {
-        let call = self.calls.acquire();
-        let Ok(call) = tokio::time::timeout_at(deadline.at(), call).await else {
-            return Err(CallError::Overloaded);
+        let call = match self.calls.try_acquire() {
+            Ok(call) => call,
+            Err(_none_free) => {
+                let call = tokio::time::timeout_at(deadline.at(), self.calls.acquire()).await;
+                let call = call.map_err(|_elapsed| CallError::Overloaded)?;
+                call.expect("the semaphore is never closed")
+            }
         };
         let warm = self.idle().pop_back();
         let instance = match warm {
@@ -92,7 +96,7 @@ impl Pool {
         Ok(Lease {
             pool: self,
             instance,
-            _call: call.expect("the semaphore is never closed"),
+            _call: call,
         })
     }
 

@@ -150,8 +150,8 @@ impl Exchange {
         };
         let headers = &self.parts.headers;
         let read = body::read(headers, body, limit, &self.node.bodies, &self.held);
-        let read = tokio::time::timeout_at(deadline.at(), read).await;
-        read.map_err(|_elapsed| {
+        let read = self.connection.by(deadline.at(), read).await;
+        read.map_err(|_late| {
             Failure::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "the request body did not arrive within the deadline",
