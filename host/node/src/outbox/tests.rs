@@ -1,5 +1,6 @@
 use std::{io, thread};
 
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -162,6 +163,17 @@ async fn what_a_connection_does_not_take_yet_is_sent_later() {
         assert!(read(&mut client, 1000).await == piece(number), "{number}");
     }
     drop(writes.await.unwrap());
+}
+
+/// What the node keeps for a client that does not read has a bound.
+#[tokio::test]
+async fn nothing_is_taken_while_something_waits_for_room() {
+    gathers();
+    let (mut one, _client) = pair().await;
+    while one.write_all(&[0; 1000]).now_or_never().is_some() {
+        send();
+    }
+    assert!(one.write(b"1").now_or_never().is_none());
 }
 
 #[tokio::test]
