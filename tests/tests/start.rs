@@ -113,6 +113,27 @@ async fn slow_inits_hold_up_no_other_deploy() {
     }
 }
 
+/// Where a guest computes on the only thread, an answer that waited for others would wait for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_computes_holds_up_no_answer() {
+    let node = Node::start(&NodeOptions {
+        config: "threads: 1\nbusy_poll_microseconds: 0\n".to_owned(),
+        ..NodeOptions::default()
+    });
+    node.deploy(&package("echo")).await;
+    let slow = uploads(&node, &slow(8000), &["slow"]);
+    until("it is in its init", SOON, || {
+        (begun(&node) == 1).then_some(())
+    });
+    for _ in 0..20 {
+        let _answer = node.post_json("/echo", &json!([1])).await.ok();
+    }
+    assert!(!slow[0].is_finished(), "answers waited for the init");
+    for deployed in slow {
+        let _live = deployed.await.unwrap().ok();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_come_up_says_why() {
     let mut node = node();

@@ -4,6 +4,7 @@
 //! standard output or a `Failure` with its exit code (`exit`). What verbs share: environments, the
 //! client for a node, projects on disk.
 
+mod allocator;
 mod api;
 #[expect(
     unreachable_pub,
@@ -44,21 +45,6 @@ use crate::cli::{Cli, Context};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, Output};
 use crate::verbs::Verb;
-
-/// Also of the native engines: a request's memory is often freed by another thread than took it, for which
-/// GNU's allocator locks the other thread's heap.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// A heap for each processor. Memory that is free goes back to the system: blocks of 4 MiB, such as bodies
-/// and weights, at once, and smaller ones within ten seconds.
-#[expect(
-    unsafe_code,
-    reason = "the name under which jemalloc looks for its settings"
-)]
-// SAFETY: it is what jemalloc declares: a pointer to text that ends with a zero byte and never changes.
-#[unsafe(export_name = "malloc_conf")]
-static MALLOC_CONF: &[u8; 47] = b"percpu_arena:percpu,oversize_threshold:4194304\0";
 
 /// How long work that cannot be dropped at once may go on after Ctrl-C: enough to remove what it
 /// was writing.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::{Histogram, HistogramSnapshot, Striped};
 
-/// Numbers of rows that a thread tells apart; runs with others beyond these are counted in the sum only.
+/// Numbers of rows that a thread tells apart; its runs with others beyond these are in the sums only.
 const BATCH_SIZES_MAX: usize = 256;
 
 /// Counters that only grow. Each is exact; a snapshot taken during a call may have one of its

@@ -21,7 +21,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 )]
 // SAFETY: it is what jemalloc declares: a pointer to text that ends with a zero byte and never changes.
 #[unsafe(export_name = "malloc_conf")]
-static MALLOC_CONF: &[u8; 47] = b"percpu_arena:percpu,oversize_threshold:4194304\0";
+static SETTINGS: &[u8; 27] = b"oversize_threshold:4194304\0";
 
 #[tokio::test]
 async fn models_take_what_they_must_and_give_it_back() {

@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     /// Requests whose answer is not made yet.
     answering: AtomicUsize,
     state: Mutex<State>,
-    /// For the deadlines of its requests, where none has it.
+    /// For the deadline of a request. Requests at once, of HTTP/2, have one each; the last is kept.
     alarm: Mutex<Option<Alarm>>,
 }
 

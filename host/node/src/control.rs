@@ -23,6 +23,7 @@ use crate::{
     keyed_lock::KeyedLock,
     loader::Loader,
     memory,
+    prompt::Prompt,
     state::{Record, State},
     telemetry::Telemetry,
 };
@@ -127,7 +128,7 @@ impl Control {
         let loading = AbortOnDropHandle::new(tokio::spawn({
             let (control, telemetry) = (Arc::clone(self), Arc::clone(&telemetry));
             let record = record.clone();
-            async move { control.load_again(&record, &telemetry).await }
+            Prompt::new(async move { control.load_again(&record, &telemetry).await })
         }));
         let serving = match loading.await {
             Ok(serving) => serving,
@@ -193,7 +194,7 @@ impl Control {
         drop(package);
         // Also where it was refused: nothing of it stays.
         self.collect().await;
-        memory::give_back();
+        memory::give_back().await;
         serving
     }
 
@@ -283,7 +284,7 @@ impl Control {
         let revision = self.load_again(&record, &current.telemetry).await?;
         self.replace(&current, record, Ok(revision)).await?;
         drop(current);
-        memory::give_back();
+        memory::give_back().await;
         tracing::info!(deployment = name, "loaded");
         Ok(())
     }
@@ -300,7 +301,7 @@ impl Control {
         let unloaded = Err(NotServing::Unloaded);
         self.replace(&current, record, unloaded).await?;
         drop(current);
-        memory::give_back();
+        memory::give_back().await;
         tracing::info!(deployment = name, "unloaded");
         Ok(())
     }

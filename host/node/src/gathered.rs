@@ -18,6 +18,9 @@ use tokio::{
 
 use crate::{connection::WATCHED_BYTES, outbox};
 
+/// Less waits in an outbox: what is nobody's to watch.
+const SMALL_BYTES: usize = WATCHED_BYTES;
+
 pub(crate) struct Gathered {
     read: OwnedReadHalf,
     write: Arc<Shared>,
@@ -107,7 +110,7 @@ impl Writer {
     /// Whether it takes so many bytes more and sends them later.
     fn takes(&self, bytes: usize) -> bool {
         let waits_for_room = !self.unsent.is_empty() && !self.queued;
-        !waits_for_room && self.failed.is_none() && self.unsent.len() + bytes < WATCHED_BYTES
+        !waits_for_room && self.failed.is_none() && self.unsent.len() + bytes < SMALL_BYTES
     }
 
     fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -36,5 +36,6 @@ pub use error::NodeError;
 pub use http::parse_tensor_json;
 pub use log::Log;
 pub use log_writer::LogWriter;
+pub use memory::give_back_by;
 pub use outbox::before_park;
 pub use server::{Ready, run};

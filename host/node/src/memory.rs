@@ -1,7 +1,10 @@
 //! What changes and requests leave behind in memory.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,30 +30,39 @@ impl Quiet {
     /// and the first request would miss its pages.
     pub(crate) async fn watch(&self) {
         tokio::time::sleep(QUIET).await;
-        give_back_beside().await;
+        give_back().await;
         let mut left_behind = false;
         loop {
             tokio::time::sleep(QUIET).await;
             if self.asked.swap(false, Ordering::Relaxed) {
                 left_behind = true;
             } else if std::mem::take(&mut left_behind) {
-                give_back_beside().await;
+                give_back().await;
             }
         }
     }
 }
 
-async fn give_back_beside() {
+/// Gives back what is there only because something was loaded or asked for: free memory that the allocator
+/// keeps, and pages of programs. What is needed again of these is still in the page cache, and comes back at
+/// the price of a few page faults.
+pub(crate) async fn give_back() {
+    let giving_back = tokio::task::spawn_blocking(|| {
+        if let Some(give_back) = ALLOCATOR.get() {
+            give_back();
+        }
+        #[cfg(target_os = "linux")]
+        linux::let_go_of_programs();
+    });
     // It fails only where the runtime ends.
-    let _given_back = tokio::task::spawn_blocking(give_back).await;
+    let _given_back = giving_back.await;
 }
 
-/// Gives back what is there only because something was loaded or asked for: pages of programs. What is
-/// needed again is still in the page cache, and comes back at the price of a few page faults. Free memory
-/// the allocator gives back by itself.
-pub(crate) fn give_back() {
-    #[cfg(target_os = "linux")]
-    linux::let_go_of_programs();
+static ALLOCATOR: OnceLock<fn()> = OnceLock::new();
+
+/// Says how the program's allocator gives back what is free. Where nobody says so, it does that by itself.
+pub fn give_back_by(allocator: fn()) {
+    ALLOCATOR.get_or_init(|| allocator);
 }
 
 #[cfg(target_os = "linux")]

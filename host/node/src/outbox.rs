@@ -4,8 +4,10 @@
 //! the client then takes this one: two switches of threads an answer. Here small writes wait in their
 //! thread's outbox until the thread has nothing else at hand, and go out in one call of io_uring.
 //!
-//! A write waits for other answers only: on a thread where something computes for long there is no
-//! waiting, and neither is there where the system has no io_uring for us.
+//! A write waits for other answers only: not on a thread where something has computed for long a moment
+//! ago, and not where the system has no io_uring for us. What waits when something begins to compute goes
+//! out when that gives its thread back. So whatever computes on a thread of the node is to do it within a
+//! [`Prompt`](crate::prompt::Prompt), which says so to its thread's outbox.
 
 use std::{
     cell::RefCell,
@@ -15,13 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, Probe, opcode, types};
 
 use crate::gathered::{Shared, Writer};
 
 /// So many go out without waiting for more.
 const TOGETHER: u32 = 32;
-/// A write waits no longer while its thread has other things to do,
+/// A write waits no longer while its thread has other things to do, each of which is short,
 const HOLD: Duration = Duration::from_micros(200);
 /// and not at all on a thread where something took so long a moment ago: a guest that computes takes as
 /// long again and again.
@@ -120,7 +122,16 @@ impl Outbox {
 
 impl Ring {
     fn open() -> Self {
-        match IoUring::new(TOGETHER) {
+        let opened = IoUring::new(TOGETHER).and_then(|ring| {
+            // Linux 5.1 to 5.5 have rings that cannot send.
+            let mut probe = Probe::new();
+            ring.submitter().register_probe(&mut probe)?;
+            match probe.is_supported(opcode::Send::CODE) {
+                true => Ok(ring),
+                false => Err(io::ErrorKind::Unsupported.into()),
+            }
+        });
+        match opened {
             Ok(ring) => Self::Open(Box::new(ring)),
             Err(error) => {
                 tracing::debug!(%error, "answers go out one by one: there is no io_uring");
@@ -135,7 +146,8 @@ impl Ring {
             writers.iter_mut().for_each(|writer| writer.send());
             return;
         };
-        let mut left = 0;
+        // A bit for each.
+        let mut under_way = 0_u32;
         for (number, writer) in writers.iter_mut().enumerate() {
             let (fd, unsent) = writer.take_out();
             if unsent.is_empty() {
@@ -151,31 +163,36 @@ impl Ring {
             // completion has come; where none comes, `fail` lets go of the bytes without freeing them.
             let pushed = unsafe { ring.submission().push(&send) };
             match pushed {
-                Ok(()) => left += 1,
+                Ok(()) => under_way |= 1 << number,
                 // There are never more than the ring has room for; the writer is told to go on alone.
                 Err(_full) => writer.sent(Err(io::ErrorKind::WouldBlock.into())),
             }
         }
-        while left > 0 {
-            match ring.submit_and_wait(left) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::warn!(%error, "io_uring failed; answers go out one by one");
-                    writers.iter_mut().for_each(|writer| writer.fail(&error));
-                    *self = Self::None;
-                    return;
-                }
-            }
+        while under_way != 0 {
+            let waited = ring.submit_and_wait(under_way.count_ones() as usize);
             for done in ring.completion() {
-                left -= 1;
                 let result = done.result();
                 let sent = usize::try_from(result);
                 let sent = sent.map_err(|_negative| io::Error::from_raw_os_error(-result));
-                let writer = usize::try_from(done.user_data());
+                let number = done.user_data();
+                under_way &= !(1 << number);
+                let writer = usize::try_from(number);
                 if let Some(writer) = writer.ok().and_then(|number| writers.get_mut(number)) {
                     writer.sent(sent);
                 }
+            }
+            match waited {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted && under_way != 0 => {
+                    tracing::warn!(%error, "io_uring failed; answers go out one by one");
+                    for (number, writer) in writers.iter_mut().enumerate() {
+                        if under_way & 1 << number != 0 {
+                            writer.fail(&error);
+                        }
+                    }
+                    *self = Self::None;
+                    return;
+                }
+                _ => {}
             }
         }
     }

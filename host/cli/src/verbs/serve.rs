@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style};
 use crate::project::config_failure;
 use crate::verbs::compile_component;
-use crate::{environment, paths};
+use crate::{allocator, environment, paths};
 
 /// Run a node: serve predictions, take deployments
 ///
@@ -104,6 +104,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     // Standard output is for what was asked for.
     let log = Log::start(&config.log, Style::of(&io::stderr()).is_on())
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the log", &error))?;
+    dunlin_node::give_back_by(allocator::give_back);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.threads).unwrap_or(1))
         .event_interval(EVENT_INTERVAL)

@@ -21,6 +21,7 @@ use crate::{
     error::ChangeError,
     metrics,
     node::{Node, NodeHandle},
+    prompt::Prompt,
     request_id,
 };
 
@@ -204,7 +205,7 @@ async fn deploy(
         .changes
         .spawn({
             let node = Arc::clone(&node);
-            async move { node.control.deploy(package, name).await }
+            Prompt::new(async move { node.control.deploy(package, name).await })
         })
         .await;
     let deployment = deploying.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
@@ -216,7 +217,7 @@ async fn delete(node: Arc<Node>, name: String) -> Result<Response<ReplyBody>, Fa
         .changes
         .spawn({
             let (node, name) = (Arc::clone(&node), name.clone());
-            async move { node.control.delete(&name).await }
+            Prompt::new(async move { node.control.delete(&name).await })
         })
         .await;
     deleting.map_err(|panic| ChangeError::Defect(panic.to_string()))??;

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use crate::{connection::Held, telemetry::Rejection};
 
 /// Permits are counted in these, so that 4 TiB fit in a `u32`. A body of less takes none: there are only as
-/// many of them as there are connections and requests, and each of those takes as much by itself.
+/// many of them as there are requests and streams, and each of those takes more than that by itself.
 const UNIT: u64 = 1 << 10;
 
 #[derive(Debug, Clone)]

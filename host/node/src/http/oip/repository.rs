@@ -19,6 +19,7 @@ use crate::{
     error::ChangeError,
     http::{admin, failure::Failure},
     node::Node,
+    prompt::Prompt,
 };
 
 /// The largest override: a configuration is some hundred bytes.
@@ -118,12 +119,12 @@ async fn carry_out(node: &Arc<Node>, name: &str, change: Change) -> Result<(), F
     };
     let changing = node.changes.spawn({
         let (node, name) = (Arc::clone(node), name.to_owned());
-        async move {
+        Prompt::new(async move {
             match change {
                 Change::Load(with) => node.control.load(&name, with.config).await,
                 Change::Unload => node.control.unload(&name).await,
             }
-        }
+        })
     });
     let changed = changing.await;
     changed.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
