@@ -47,21 +47,25 @@ unsafe impl Sync for Heap {}
 // SAFETY: each method does what the one of dlmalloc does, which keeps the contract. No call begins
 // within another: a component has one thread, and `Memory` allocates nothing.
 unsafe impl GlobalAlloc for Heap {
+    // SAFETY: the caller's promises are those of the trait.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises; and nobody else is in the allocator, see above.
         unsafe { (*self.0.get()).malloc(layout.size(), layout.align()) }
     }
 
+    // SAFETY: the caller's promises are those of the trait.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises; and nobody else is in the allocator, see above.
         unsafe { (*self.0.get()).calloc(layout.size(), layout.align()) }
     }
 
+    // SAFETY: the caller's promises are those of the trait.
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: as the caller promises; and nobody else is in the allocator, see above.
         unsafe { (*self.0.get()).free(pointer, layout.size(), layout.align()) }
     }
 
+    // SAFETY: the caller's promises are those of the trait.
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as the caller promises; and nobody else is in the allocator, see above.
         unsafe { (*self.0.get()).realloc(pointer, layout.size(), layout.align(), size) }
