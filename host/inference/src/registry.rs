@@ -278,12 +278,21 @@ fn batch_sizes(options: &ModelOptions) -> Vec<u64> {
 
 /// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate. A run
 /// may fail: not every model takes a size of 1 where any is declared, or zeros for indices.
-fn warm_up(engine: &Arc<Engine>, options: &ModelOptions, rows: impl IntoIterator<Item = u64>) {
+///
+/// It ends when calls wait: their runs warm the model as well, and these would only delay them.
+pub(crate) fn warm_up(
+    engine: &Arc<Engine>,
+    options: &ModelOptions,
+    rows: impl IntoIterator<Item = u64>,
+) {
     const RUNS: usize = 3;
     let model = Model::new(Arc::clone(engine));
     for rows in rows {
-        let result = zeros(&model, rows, options.tensor_bytes_max)
-            .and_then(|zeros| (0..RUNS).try_for_each(|_| model.rehearse(zeros.clone()).map(drop)));
+        let zeros = zeros(&model, rows, options.tensor_bytes_max);
+        let result = zeros.and_then(|zeros| {
+            let mut runs = (0..RUNS).take_while(|_| engine.waiting() == 0);
+            runs.try_for_each(|_| model.rehearse(zeros.clone()).map(drop))
+        });
         if let Err(error) = result {
             tracing::info!(
                 error = one_line(&error),
