@@ -157,6 +157,12 @@ impl<C: Call> Queue<C> {
         self.lock().drop_over();
     }
 
+    /// Whether a call runs or waits.
+    pub(crate) fn is_busy(&self) -> bool {
+        let state = self.lock();
+        state.running > 0 || !state.waiting.is_empty()
+    }
+
     /// How many calls wait.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()

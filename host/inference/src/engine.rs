@@ -227,10 +227,21 @@ impl Engine {
         self.shared.run(inputs, caller, None)
     }
 
+    /// Whether a call runs or waits, but for those that are run by their callers alone.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.shared.queue.is_busy()
+    }
+
     /// As [`Engine::run`], for calls that nobody made: no statistics see it.
     pub(crate) fn rehearse(&self, inputs: Vec<Tensor>) -> Result<NamedTensors, InferenceError> {
         let outputs = self.shared.compute(inputs, None)?;
         Ok(self.shared.named(outputs))
+    }
+
+    /// Whether more rows are worth a rehearsal where a run takes so long: the session prepares something for
+    /// each number of them, or they may be known as short only then.
+    pub(crate) fn gains_by_rehearsals(&self, run: Duration) -> bool {
+        self.shared.session.prepares_sizes() || is_short(run)
     }
 }
 

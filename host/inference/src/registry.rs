@@ -5,10 +5,12 @@ use std::fmt;
 use std::io;
 use std::iter;
 use std::num::NonZeroU64;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -279,29 +281,48 @@ fn batch_sizes(options: &ModelOptions) -> Vec<u64> {
 /// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate. A run
 /// may fail: not every model takes a size of 1 where any is declared, or zeros for indices.
 ///
-/// It ends when calls wait: their runs warm the model as well, and these would only delay them.
+/// It ends when calls come: their runs warm the model as well, and these would only delay them. And
+/// where runs are long: then a call that meets one waits for long, and has little of what it prepared.
 pub(crate) fn warm_up(
     engine: &Arc<Engine>,
     options: &ModelOptions,
     rows: impl IntoIterator<Item = u64>,
 ) {
-    const RUNS: usize = 3;
     let model = Model::new(Arc::clone(engine));
     for rows in rows {
         let zeros = zeros(&model, rows, options.tensor_bytes_max);
-        let result = zeros.and_then(|zeros| {
-            let mut runs = (0..RUNS).take_while(|_| engine.waiting() == 0);
-            runs.try_for_each(|_| model.rehearse(zeros.clone()).map(drop))
-        });
-        if let Err(error) = result {
-            tracing::info!(
-                error = one_line(&error),
-                rows,
-                "model cannot be warmed up with zeros"
-            );
-            return;
+        match zeros.and_then(|zeros| rehearse(&model, &zeros)) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => return,
+            Err(error) => {
+                tracing::info!(
+                    error = one_line(&error),
+                    rows,
+                    "model cannot be warmed up with zeros"
+                );
+                return;
+            }
         }
     }
+}
+
+/// And says whether more rows are to be rehearsed after these.
+fn rehearse(model: &Model, zeros: &NamedTensors) -> Result<ControlFlow<()>, InferenceError> {
+    const RUNS: usize = 3;
+    let engine = &model.engine;
+    let mut took = Duration::ZERO;
+    for _ in 0..RUNS {
+        if engine.is_busy() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let started = Instant::now();
+        model.rehearse(zeros.clone())?;
+        took = started.elapsed();
+    }
+    Ok(match engine.gains_by_rehearsals(took) {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    })
 }
 
 /// Inputs with so many rows, and 1 for every other size that differs from call to call.

@@ -3,6 +3,7 @@
 mod late;
 mod led;
 mod properties;
+mod warm_up;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::pin::Pin;
@@ -10,7 +11,6 @@ use std::sync::mpsc as std_mpsc;
 
 use super::*;
 use crate::backend::ModelSource;
-use crate::registry::warm_up;
 use crate::{BatchOptions, DType, Dim, Model, TensorSpec};
 
 /// Gives its input back. The values say how: a negative one panics, 13 fails, 99 gives one row however
@@ -18,6 +18,7 @@ use crate::{BatchOptions, DType, Dim, Model, TensorSpec};
 struct Echo {
     signature: Signature,
     gate: Option<Mutex<std_mpsc::Receiver<()>>>,
+    takes: Duration,
     estimate: Option<Duration>,
     ran: Runs,
 }
@@ -58,6 +59,7 @@ impl Session for Echo {
         if let Some(gate) = &self.gate {
             gate.lock().unwrap().recv().unwrap();
         }
+        thread::sleep(self.takes);
         assert!(values.iter().all(|value| *value >= 0), "negative");
         if values.contains(&13) {
             return Err(InferenceError::runtime("unlucky"));
@@ -85,6 +87,7 @@ fn echo(ran: &Runs) -> Echo {
             outputs: vec![spec("y")],
         },
         gate: None,
+        takes: Duration::ZERO,
         estimate: None,
         ran: Arc::clone(ran),
     }
@@ -179,37 +182,6 @@ async fn a_full_queue_refuses_and_a_gone_caller_is_skipped() {
     last.await.unwrap();
     assert_eq!(begun(&ran), [1, 3]);
     assert_eq!(model.stats().snapshot().cancelled, 1);
-}
-
-/// Rehearsals beside calls that wait would delay them.
-#[tokio::test]
-async fn a_warm_up_gives_way_to_calls_that_wait() {
-    let ran = Arc::default();
-    let (open, gate) = std_mpsc::channel();
-    let model = start(
-        Echo {
-            gate: Some(Mutex::new(gate)),
-            ..echo(&ran)
-        },
-        2,
-    );
-    let warm_up = || warm_up(&model.engine, &ModelOptions::default(), [2, 4]);
-    let mut first = Box::pin(model.infer(call(1)));
-    assert!(still_waits(&mut first).await);
-    until_begun(&ran);
-    let mut second = Box::pin(model.infer(call(2)));
-    assert!(still_waits(&mut second).await);
-    warm_up();
-    assert_eq!(begun(&ran), [1]);
-
-    // Two calls, and three runs of each size.
-    for _ in 0..8 {
-        open.send(()).unwrap();
-    }
-    first.await.unwrap();
-    second.await.unwrap();
-    warm_up();
-    assert_eq!(begun(&ran), [1, 2, 0, 0, 0, 0, 0, 0]);
 }
 
 /// The first value of each run, in the order in which they began.
