@@ -196,8 +196,12 @@ impl Arena<'_> {
         connections: &[usize],
         limits: &[Limit<'_>],
     ) -> Result<Contest> {
+        let plan = match workload {
+            Workload::Digits => *self.plan,
+            Workload::ResNet18 | Workload::Encoder => self.plan.of_large_models(),
+        };
         let (entries, in_process) = contest::run(
-            self.plan,
+            &plan,
             self.client,
             self.generator,
             &field.entrants,

@@ -288,7 +288,7 @@ fn method(report: &Report) -> String {
     format!(
         "## How\n\n\
          Servers are processes that stay up during a contest and are asked in turns: {:.1} s of \
-         warm-up, then a window of {:.1} s that counts, and a wait until the server has nothing left to \
+         warm-up, then a window of {} s that counts, of {} s for the large models, and a wait until the server has nothing left to \
          do. A server has windows, {} at most, until the last {IN_A_ROW} lie within {:.0} % of each \
          other; each number is the median of those, in brackets the least and the greatest. Every \
          answer must be a 200, and before each window one is compared with what the model is known to \
@@ -317,7 +317,8 @@ fn method(report: &Report) -> String {
          The load generator shares the cores with the server, which draws the ratios of requests/s \
          towards 1; processor time of the server alone has no such share in it.\n",
         plan.warm_up.as_secs_f64(),
-        plan.window.as_secs_f64(),
+        plan.window.as_secs(),
+        plan.model_window.as_secs(),
         plan.windows_max,
         CLOSE * 100.0,
         plan.overload.as_secs_f64(),

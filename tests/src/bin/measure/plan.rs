@@ -11,8 +11,12 @@ pub(crate) struct Plan {
     pub(crate) windows_max: usize,
     #[serde(rename = "warm_up_s", serialize_with = "seconds")]
     pub(crate) warm_up: Duration,
+    /// In whole seconds: wrk takes no others.
     #[serde(rename = "window_s", serialize_with = "seconds")]
     pub(crate) window: Duration,
+    /// Of the large models: what is under way at a window's end does not count.
+    #[serde(rename = "model_window_s", serialize_with = "seconds")]
+    pub(crate) model_window: Duration,
     /// Connections that ask at once, each one request after another.
     pub(crate) digits_connections: &'static [usize],
     pub(crate) model_connections: &'static [usize],
@@ -49,7 +53,8 @@ pub(crate) const FULL: Plan = Plan {
     windows_min: 3,
     windows_max: 3,
     warm_up: Duration::from_millis(500),
-    window: Duration::from_millis(1500),
+    window: Duration::from_secs(1),
+    model_window: Duration::from_secs(4),
     digits_connections: &[1, 8, 32, 128],
     model_connections: &[1, 8, 32, 128],
     model_servers: Servers::All,
@@ -68,6 +73,7 @@ pub(crate) const SHORT: Plan = Plan {
     windows_max: 1,
     warm_up: Duration::from_millis(100),
     window: Duration::from_secs(1),
+    model_window: Duration::from_secs(1),
     digits_connections: &[1, 32],
     model_connections: &[8],
     model_servers: Servers::Few,
@@ -86,6 +92,15 @@ pub(crate) const CLOSE: f64 = 0.10;
 pub(crate) const IN_A_ROW: usize = 3;
 
 impl Plan {
+    /// For models whose runs take tens of milliseconds.
+    pub(crate) fn of_large_models(self) -> Self {
+        Self {
+            window: self.model_window,
+            in_process: self.model_window,
+            ..self
+        }
+    }
+
     /// Whether the numbers so far are enough.
     pub(crate) fn settled(&self, numbers: &[f64]) -> bool {
         if self.windows_min < IN_A_ROW {

@@ -1,22 +1,25 @@
 //! Real ONNX models through the registry and tract, against what onnxruntime made of them.
 //! `models/make.py` makes the models and the samples.
 
-#[path = "support/answered.rs"]
+#[path = "../support/answered.rs"]
 mod answered;
+mod forged;
+mod loads;
 #[expect(dead_code, reason = "what is held to another tolerance here")]
-#[path = "support/models.rs"]
+#[path = "../support/models.rs"]
 mod models;
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
 use answered::ANSWERED;
 use dunlin_inference::{
-    BackendKind, DType, Golden, GoldenSample, InferenceError, LoadRequest, Model, ModelOptions,
+    BackendKind, DType, GoldenSample, InferenceError, LoadRequest, Model, ModelOptions,
     ModelSource, Registry, Tensor, Tolerance, one_line,
 };
 
+use forged::forged;
 use models::{file, named};
 
 /// Sums in another order than onnxruntime's.
@@ -121,72 +124,6 @@ async fn signatures_are_the_declared_ones() {
         assert_eq!(written(&model.signature().outputs), outputs, "{name}");
         assert_eq!((model.backend(), model.platform()), ("tract", "onnx_tract"));
     }
-}
-
-/// A length-delimited field of a protobuf message.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut field = vec![number << 3 | 2];
-    let mut length = content.len();
-    while length >= 0x80 {
-        field.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    field.push(length as u8);
-    field.extend_from_slice(content);
-    field
-}
-
-fn varint(number: u8, mut value: u64) -> Vec<u8> {
-    let mut field = vec![number << 3];
-    while value >= 0x80 {
-        field.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    field.push(value as u8);
-    field
-}
-
-/// An ONNX file of one operator, which makes `y` of the inputs. `x` is an input of the model, and
-/// `shape` a list of integers in the file. What `y` is need not be declared.
-fn forged(
-    operator: &str,
-    inputs: &[&str],
-    x: Option<&[u64]>,
-    constant: &[u64],
-    y: Option<&[u64]>,
-) -> Vec<u8> {
-    let value = |name: &str, shape: Option<&[u64]>| {
-        let Some(shape) = shape else {
-            return field(1, name.as_bytes());
-        };
-        let dims = shape.iter().flat_map(|size| field(1, &varint(1, *size)));
-        let dims: Vec<u8> = dims.collect();
-        let tensor = [varint(1, 1), field(2, &dims)].concat();
-        [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
-    };
-    let inputs = inputs.iter().flat_map(|name| field(1, name.as_bytes()));
-    let node = [
-        inputs.collect(),
-        field(2, b"y"),
-        field(4, operator.as_bytes()),
-    ];
-    let numbers = constant.iter().flat_map(|number| number.to_le_bytes());
-    let numbers: Vec<u8> = numbers.collect();
-    let constant = [
-        varint(1, constant.len() as u64),
-        varint(2, 7),
-        field(8, b"shape"),
-        field(9, &numbers),
-    ];
-    let graph = [
-        field(1, &node.concat()),
-        field(2, b"g"),
-        field(5, &constant.concat()),
-        x.map_or_else(Vec::new, |shape| field(11, &value("x", Some(shape)))),
-        field(12, &value("y", y)),
-    ];
-    let opset = varint(2, 13);
-    [varint(1, 8), field(7, &graph.concat()), field(8, &opset)].concat()
 }
 
 /// A hundred bytes must not take the memory of the node, however they ask for it.
@@ -428,153 +365,6 @@ async fn damaged_models_neither_panic_nor_load_as_something_else() {
         }
     }
     assert!(refused > 150, "only {refused} were refused");
-}
-
-#[tokio::test]
-async fn a_golden_sample_that_differs_names_the_worst_element() {
-    let model = load("pairs").await;
-    let bytes = std::fs::read(file("pairs.safetensors")).unwrap();
-    Golden::parse(bytes.clone())
-        .unwrap()
-        .check(&model, CLOSE)
-        .unwrap();
-
-    // The outputs are 6 rows of 3 at the end of the file: row 3, column 1 is element 10.
-    let mut wrong = bytes.clone();
-    let at = |element: usize| bytes.len() - 4 * (18 - element);
-    wrong[at(10)..][..4].copy_from_slice(&7_f32.to_le_bytes());
-    wrong[at(2)..][..4].copy_from_slice(&2_f32.to_le_bytes());
-    let error = Golden::parse(wrong)
-        .unwrap()
-        .check(&model, CLOSE)
-        .unwrap_err();
-    let InferenceError::GoldenMismatch(mismatch) = &error else {
-        unreachable!("{error:?}");
-    };
-    assert_eq!(
-        (mismatch.tensor.as_str(), &*mismatch.index),
-        ("y", &[3, 1][..])
-    );
-    assert_eq!((mismatch.expected.as_str(), mismatch.mismatches), ("7", 2));
-    assert_eq!(mismatch.elements, 18);
-    assert!((mismatch.tolerance - 8e-5).abs() < 1e-9);
-
-    let mut nan = bytes.clone();
-    nan[at(0)..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
-    let error = Golden::parse(nan)
-        .unwrap()
-        .check(&model, CLOSE)
-        .unwrap_err();
-    assert!(
-        error.to_string().contains(r#"output "y" at [0, 0] is "#),
-        "{error}"
-    );
-    assert!(error.to_string().contains("expected NaN"), "{error}");
-}
-
-#[tokio::test]
-async fn a_sample_of_another_model_is_unusable() {
-    let cases = [
-        ("pairs", "digits", r#"the model has no output "logits""#),
-        (
-            "fixed",
-            "nameless",
-            r#"input "x" has shape [2,5], expected [2,3]"#,
-        ),
-        (
-            "identity_f32",
-            "identity_f16",
-            r#"output "y" is FP16 in the sample and FP32 in the model"#,
-        ),
-    ];
-    for (name, other, message) in cases {
-        let request = LoadRequest {
-            golden: Some(sample(other)),
-            ..request(name)
-        };
-        let error = Registry::default().get_or_load(request).await.unwrap_err();
-        assert!(
-            matches!(*error, InferenceError::GoldenUnusable { .. }),
-            "{error:?}"
-        );
-        assert!(error.to_string().contains(message), "{error}");
-    }
-    let error = Golden::parse(vec![0; 20]).unwrap_err();
-    assert!(
-        error.to_string().contains("not a safetensors file"),
-        "{error}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_model_is_loaded_once_however_many_ask() {
-    let registry = Arc::new(Registry::default());
-    let asked = (0..32).map(|_| {
-        let registry = Arc::clone(&registry);
-        tokio::spawn(async move {
-            let request = LoadRequest {
-                golden: Some(sample("digits")),
-                ..request("digits")
-            };
-            registry.get_or_load(request).await.unwrap()
-        })
-    });
-    let mut models = Vec::new();
-    for task in asked.collect::<Vec<_>>() {
-        models.push(task.await.unwrap());
-    }
-    assert!(models.iter().all(|model| model.shares_engine(&models[0])));
-    assert_eq!(registry.len(), 1);
-
-    // Other options make another model; a name that means the same backend does not.
-    let tract = LoadRequest {
-        backend: BackendKind::Tract,
-        ..request("digits")
-    };
-    let same = registry.get_or_load(tract.clone()).await.unwrap();
-    assert!(same.shares_engine(&models[0]));
-    let two = NonZeroUsize::new(2).unwrap();
-    let options = ModelOptions {
-        instances: two,
-        threads_per_run: two,
-        ..ModelOptions::default()
-    };
-    let golden = Some(sample("digits"));
-    let other = LoadRequest {
-        options,
-        golden,
-        ..tract
-    };
-    let other = registry.get_or_load(other).await.unwrap();
-    assert!(!other.shares_engine(&models[0]));
-    assert_eq!(registry.len(), 2);
-
-    // A loaded model is checked against a sample it has not seen.
-    let refused = LoadRequest {
-        golden: Some(sample("pairs")),
-        ..request("digits")
-    };
-    assert!(registry.get_or_load(refused).await.is_err());
-
-    drop((models, same, other));
-    // The thread that loaded may not have let go yet.
-    while !registry.is_empty() {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
-async fn a_failed_load_is_tried_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("late.onnx");
-    let registry = Registry::default();
-    let late = || LoadRequest {
-        source: ModelSource::path(&path),
-        ..request("late")
-    };
-    assert!(registry.get_or_load(late()).await.is_err());
-    std::fs::copy(file("fixed.onnx"), &path).unwrap();
-    assert!(registry.get_or_load(late()).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
