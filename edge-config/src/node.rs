@@ -239,11 +239,6 @@ impl Default for Node {
     }
 }
 
-/// On larger machines all would look for what one of them finds.
-const BUSY_POLL_THREADS: u32 = 4;
-/// A client on the same machine or in the same rack is back within this.
-const BUSY_POLL_MICROSECONDS: u64 = 100;
-
 fn check(root: &Section<'_>) -> Node {
     let data = root.section("data");
     let grpc = root.section("grpc");
@@ -252,11 +247,7 @@ fn check(root: &Section<'_>) -> Node {
     let log = root.section("log");
     let traces = root.section("traces");
     let threads = root.count_u32("threads", cores(), 1..=THREADS_MAX);
-    let busy_poll = match threads {
-        ..=BUSY_POLL_THREADS => BUSY_POLL_MICROSECONDS,
-        _ => 0,
-    };
-    let busy_poll = root.count("busy_poll_microseconds", busy_poll, 0..=1000);
+    let busy_poll = root.count("busy_poll_microseconds", 0, 0..=1000);
     let node = Node {
         data: check_listen(&data, 8080),
         grpc: check_listen_or_off(&grpc, 8082),

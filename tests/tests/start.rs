@@ -117,7 +117,7 @@ async fn slow_inits_hold_up_no_other_deploy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_init_that_computes_holds_up_no_answer() {
     let node = Node::start(&NodeOptions {
-        config: "threads: 1\nbusy_poll_microseconds: 0\n".to_owned(),
+        config: "threads: 1\n".to_owned(),
         ..NodeOptions::default()
     });
     node.deploy(&package("echo")).await;

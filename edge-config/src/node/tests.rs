@@ -191,13 +191,3 @@ fn what_is_said_of_a_node() {
         &["node.yaml:1: listen: there is no such key here; write it below data"],
     );
 }
-
-#[test]
-fn few_threads_look_for_a_moment_before_they_sleep() {
-    let look = |text: &str| Node::parse(text, "node.yaml").unwrap().busy_poll;
-    let some = |microseconds| Some(Duration::from_micros(microseconds));
-    assert_eq!(look("threads: 4\n"), some(100));
-    assert_eq!(look("threads: 5\n"), None);
-    assert_eq!(look("threads: 5\nbusy_poll_microseconds: 20\n"), some(20));
-    assert_eq!(look("threads: 1\nbusy_poll_microseconds: 0\n"), None);
-}

@@ -238,10 +238,9 @@ impl Engine {
         Ok(self.shared.named(outputs))
     }
 
-    /// Whether more rows are worth a rehearsal where a run takes so long: the session prepares something for
-    /// each number of them, or they may be known as short only then.
-    pub(crate) fn gains_by_rehearsals(&self, run: Duration) -> bool {
-        self.shared.session.prepares_sizes() || is_short(run)
+    /// Whether the session prepares something for each number of rows.
+    pub(crate) fn prepares_sizes(&self) -> bool {
+        self.shared.session.prepares_sizes()
     }
 }
 
@@ -462,7 +461,8 @@ impl Shared {
     }
 }
 
-fn is_short(estimate: Duration) -> bool {
+/// Whether such a run stays on its caller's thread.
+pub(crate) fn is_short(estimate: Duration) -> bool {
     estimate < INLINE_MAX
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, is_short};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
 use crate::{
@@ -181,7 +181,10 @@ impl Registry {
         let work = move || {
             be_nice(nice);
             let load = || load(&*backend, &source, &key.options);
-            let loaded = caught(load).map_err(Arc::new);
+            let (loaded, more) = match caught(load) {
+                Ok((engine, more)) => (Ok(engine), more),
+                Err(error) => (Err(Arc::new(error)), ControlFlow::Break(())),
+            };
             let engine = loaded.clone();
             let options = key.options.clone();
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -193,8 +196,8 @@ impl Registry {
             sender.send_replace(Some(loaded));
             // Who waits for the model does not wait for this: a batch of another size finds its way
             // without it, only slower.
-            if let Ok(engine) = engine {
-                warm_up(&engine, &options, batch_sizes(&options));
+            if let (Ok(engine), ControlFlow::Continue(())) = (engine, more) {
+                let _as_far_as_it_went = warm_up(&engine, &options, batch_sizes(&options));
             }
         };
         let thread = thread::Builder::new().name("load".to_owned()).spawn(work)?;
@@ -226,23 +229,24 @@ impl Entry {
     }
 }
 
+/// And says whether it is to be warmed up with more rows than one.
 fn load(
     backend: &dyn Backend,
     source: &ModelSource,
     options: &ModelOptions,
-) -> Result<Arc<Engine>, InferenceError> {
+) -> Result<(Arc<Engine>, ControlFlow<()>), InferenceError> {
     let session = backend.load(source, options)?;
     let signature = session.signature();
     signature.check_bounds(options.tensor_bytes_max)?;
     signature.check_declared(&options.inputs, &options.outputs)?;
     let engine = Arc::new(Engine::start(backend, session, options)?);
-    warm_up(&engine, options, iter::once(1));
+    let more = warm_up(&engine, options, iter::once(1));
     tracing::info!(
         backend = backend.name(),
         platform = backend.platform(),
         "loaded a model"
     );
-    Ok(engine)
+    Ok((engine, more))
 }
 
 /// From here on this thread, and those that it starts, get a core after the others.
@@ -278,48 +282,50 @@ fn batch_sizes(options: &ModelOptions) -> Vec<u64> {
         .collect()
 }
 
-/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate. A run
-/// may fail: not every model takes a size of 1 where any is declared, or zeros for indices.
+/// Runs the model on zeros, so that the first request finds a plan, warm memory and an estimate, and says
+/// whether more rows are worth it. A run may fail: not every model takes a size of 1 where any is declared,
+/// or zeros for indices.
 ///
-/// It ends when calls come: their runs warm the model as well, and these would only delay them. And
-/// where runs are long: then a call that meets one waits for long, and has little of what it prepared.
+/// Where the session prepares something for each number of rows a call would wait for that. Else it is worth
+/// it only where runs are short, so that they are known to be, and not while there are calls: those would
+/// wait for a run that nobody asked for.
 pub(crate) fn warm_up(
     engine: &Arc<Engine>,
     options: &ModelOptions,
     rows: impl IntoIterator<Item = u64>,
-) {
+) -> ControlFlow<()> {
     let model = Model::new(Arc::clone(engine));
     for rows in rows {
         let zeros = zeros(&model, rows, options.tensor_bytes_max);
         match zeros.and_then(|zeros| rehearse(&model, &zeros)) {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => return,
+            Ok(after) => after?,
             Err(error) => {
                 tracing::info!(
                     error = one_line(&error),
                     rows,
                     "model cannot be warmed up with zeros"
                 );
-                return;
+                return ControlFlow::Break(());
             }
         }
     }
+    ControlFlow::Continue(())
 }
 
-/// And says whether more rows are to be rehearsed after these.
 fn rehearse(model: &Model, zeros: &NamedTensors) -> Result<ControlFlow<()>, InferenceError> {
     const RUNS: usize = 3;
     let engine = &model.engine;
-    let mut took = Duration::ZERO;
+    let prepares = engine.prepares_sizes();
+    let mut shortest = Duration::MAX;
     for _ in 0..RUNS {
-        if engine.is_busy() {
+        if !prepares && engine.is_busy() {
             return Ok(ControlFlow::Break(()));
         }
         let started = Instant::now();
         model.rehearse(zeros.clone())?;
-        took = started.elapsed();
+        shortest = shortest.min(started.elapsed());
     }
-    Ok(match engine.gains_by_rehearsals(took) {
+    Ok(match prepares || is_short(shortest) {
         true => ControlFlow::Continue(()),
         false => ControlFlow::Break(()),
     })

@@ -2,15 +2,11 @@
 //!
 //! A thread that waits for its connections lets its processor sleep too. Until both are awake again
 //! takes as long as a short request, on a virtual machine longer; a client that asks again at once is
-//! back before that. So the threads may go on looking for a moment, as network drivers and hypervisors do.
-//!
-//! Whether that is faster is the machine's and the clients' affair: a client on the same machine may want
-//! the processor that looks, or the core that it shares. So it is tried, now and then for some requests
-//! with looking and for as many without, and done while requests come sooner with it.
+//! back before that. So the threads go on looking for a moment, as network drivers and hypervisors do:
+//! only where requests have been coming so soon, and on processors that nobody else wants.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -26,79 +22,32 @@ pub(crate) struct BusyPoll {
     started: Instant,
     /// When the last answer went out, in nanoseconds since the start.
     answered: AtomicU64,
+    /// Requests in a row that came too late.
+    missed: AtomicU32,
     /// Somebody else wanted a processor: until then there is no looking.
     crowded: AtomicU64,
     asleep: AtomicUsize,
     wake: Notify,
-    /// When the last request came.
-    asked: AtomicU64,
-    /// Requests of this period, and how far apart they came in all.
-    requests: AtomicU32,
-    apart: AtomicU64,
-    trial: Mutex<Trial>,
-    /// Whether there is looking in this period.
-    looks: AtomicBool,
 }
 
 /// Who gives its processor away and has it back only after this has met somebody who computes.
 const CROWDED: Duration = Duration::from_millis(1);
 const CROWDED_FOR: Duration = Duration::from_secs(1);
 
-/// Requests of a period.
-const PERIOD: u32 = 256;
-/// Whoever asks so long after the last request is waited for in vain.
-const APART_MAX: Duration = Duration::from_millis(1);
-
-/// Which periods have looking. Of sixteen the first has none and the second has, to compare them; the
-/// others are as was better lately.
-#[derive(Debug, Default)]
-struct Trial {
-    period: u32,
-    /// How far apart the requests of the period without looking came in all.
-    without: u64,
-    /// Above zero where looking was better more often.
-    score: i8,
-}
-
-impl Trial {
-    const PERIODS: u32 = 16;
-    const SCORE_MAX: i8 = 2;
-
-    /// At the end of a period whose requests came so far apart: whether there is looking in the next.
-    fn next(&mut self, apart: u64) -> bool {
-        match self.period {
-            0 => self.without = apart,
-            1 => {
-                // By a twentieth at least: it has a price.
-                let better = apart < self.without / 20 * 19;
-                let step = if better { 1 } else { -1 };
-                self.score = (self.score + step).clamp(-Self::SCORE_MAX, Self::SCORE_MAX);
-            }
-            _ => {}
-        }
-        self.period = (self.period + 1) % Self::PERIODS;
-        match self.period {
-            0 => false,
-            1 => true,
-            _ => self.score > 0,
-        }
-    }
-}
-
 impl BusyPoll {
+    /// Requests that come too late are taken for the rule after so many, but for a look now and then.
+    const SEVERAL: u32 = 8;
+    const LOOK: u32 = 64;
+
     pub(crate) fn new(window: Duration) -> Self {
         Self {
             window: nanos(window),
             started: Instant::now(),
             answered: AtomicU64::new(0),
+            missed: AtomicU32::new(0),
             crowded: AtomicU64::new(0),
             asleep: AtomicUsize::new(0),
             wake: Notify::new(),
-            asked: AtomicU64::new(0),
-            requests: AtomicU32::new(0),
-            apart: AtomicU64::new(0),
-            trial: Mutex::default(),
-            looks: AtomicBool::new(false),
         }
     }
 
@@ -108,14 +57,14 @@ impl BusyPoll {
     }
 
     fn asked_at(&self, now: u64) {
-        let before = self.asked.swap(now, Ordering::Relaxed);
-        let apart = now.saturating_sub(before).min(nanos(APART_MAX));
-        self.apart.fetch_add(apart, Ordering::Relaxed);
-        if self.requests.fetch_add(1, Ordering::Relaxed) + 1 == PERIOD {
-            self.requests.store(0, Ordering::Relaxed);
-            let apart = self.apart.swap(0, Ordering::Relaxed);
-            let mut trial = self.trial.lock().unwrap_or_else(PoisonError::into_inner);
-            self.looks.store(trial.next(apart), Ordering::Relaxed);
+        let after = now.saturating_sub(self.answered.load(Ordering::Relaxed));
+        let missed = self.missed.load(Ordering::Relaxed);
+        if after < self.window {
+            if missed > 0 {
+                self.missed.store(0, Ordering::Relaxed);
+            }
+        } else {
+            self.missed.store(missed.wrapping_add(1), Ordering::Relaxed);
         }
     }
 
@@ -164,7 +113,8 @@ impl BusyPoll {
     }
 
     fn is_worth_it(&self, now: u64) -> bool {
-        self.looks.load(Ordering::Relaxed)
+        let missed = self.missed.load(Ordering::Relaxed);
+        (missed < Self::SEVERAL || missed.is_multiple_of(Self::LOOK))
             && now.saturating_sub(self.answered.load(Ordering::Relaxed)) < self.window
             && now >= self.crowded.load(Ordering::Relaxed)
     }
@@ -193,47 +143,29 @@ mod tests {
     fn poll(answered: u64) -> BusyPoll {
         let poll = BusyPoll::new(Duration::from_nanos(WINDOW));
         poll.answered.store(answered, Ordering::Relaxed);
-        poll.looks.store(true, Ordering::Relaxed);
         poll
     }
 
-    /// Which of so many rounds of periods look, where requests come so far apart with looking and without.
-    fn rounds(poll: &BusyPoll, now: &mut u64, with: u64, without: u64, count: usize) -> Vec<bool> {
-        let looks = || poll.looks.load(Ordering::Relaxed);
-        let round = |_| {
-            let mut looked = 0;
-            for _ in 0..Trial::PERIODS {
-                looked += u32::from(looks());
-                for _ in 0..PERIOD {
-                    *now += if looks() { with } else { without };
-                    poll.asked_at(*now);
-                }
-            }
-            // But for the two that are compared.
-            assert!([1, Trial::PERIODS - 1].contains(&looked), "{looked}");
-            looked > 1
-        };
-        (0..count).map(round).collect()
-    }
-
     #[test]
-    fn it_looks_where_requests_come_sooner_with_it() {
-        let poll = BusyPoll::new(Duration::from_nanos(WINDOW));
-        let mut now = 0;
-        let mut looks = |with, without| rounds(&poll, &mut now, with, without, 3);
-        assert_eq!(looks(64_000, 100_000), [true; 3]);
-        assert_eq!(looks(100_000, 100_000), [true, false, false]);
-        assert_eq!(looks(96_000, 100_000), [false; 3], "too little");
-        assert_eq!(looks(94_000, 100_000), [false, false, true]);
-        // Nobody comes within the window, with looking or without.
-        assert_eq!(looks(2_000_000, 5_000_000), [false; 3]);
-    }
-
-    #[test]
-    fn it_looks_for_a_moment_after_an_answer() {
+    fn it_looks_where_requests_come_soon_and_not_where_they_do_not() {
         let poll = poll(7);
         assert!(poll.is_worth_it(7) && poll.is_worth_it(6 + WINDOW));
         assert!(!poll.is_worth_it(7 + WINDOW));
+
+        for _ in 1..BusyPoll::SEVERAL {
+            poll.asked_at(7 + WINDOW);
+            assert!(poll.is_worth_it(7));
+        }
+        for _ in BusyPoll::SEVERAL..BusyPoll::LOOK {
+            poll.asked_at(7 + WINDOW);
+            assert!(!poll.is_worth_it(7));
+        }
+        poll.asked_at(7 + WINDOW);
+        assert!(poll.is_worth_it(7), "a look now and then");
+        poll.asked_at(7 + WINDOW);
+        assert!(!poll.is_worth_it(7));
+        poll.asked_at(6 + WINDOW);
+        assert!(poll.is_worth_it(7), "somebody came soon");
     }
 
     #[test]
@@ -253,7 +185,6 @@ mod tests {
     #[test]
     fn it_is_awake_from_an_answer_on_until_it_is_not_worth_it() {
         let poll = BusyPoll::new(Duration::from_secs(3600));
-        poll.looks.store(true, Ordering::Relaxed);
         let mut look = pin!(poll.look());
         let mut context = Context::from_waker(Waker::noop());
         let mut asleep = || {
@@ -264,7 +195,7 @@ mod tests {
         assert_eq!(asleep(), 1, "there was no answer");
         poll.answered();
         assert_eq!(asleep(), 0);
-        poll.looks.store(false, Ordering::Relaxed);
+        poll.missed.store(BusyPoll::SEVERAL, Ordering::Relaxed);
         assert_eq!(asleep(), 1);
         poll.answered();
         assert_eq!(asleep(), 1, "it was not worth it lately");

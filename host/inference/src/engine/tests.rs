@@ -19,6 +19,7 @@ struct Echo {
     signature: Signature,
     gate: Option<Mutex<std_mpsc::Receiver<()>>>,
     takes: Duration,
+    prepares_sizes: bool,
     estimate: Option<Duration>,
     ran: Runs,
 }
@@ -73,6 +74,10 @@ impl Session for Echo {
     fn estimate(&self, _: &[Tensor]) -> Option<Duration> {
         self.estimate
     }
+
+    fn prepares_sizes(&self) -> bool {
+        self.prepares_sizes
+    }
 }
 
 fn echo(ran: &Runs) -> Echo {
@@ -88,6 +93,7 @@ fn echo(ran: &Runs) -> Echo {
         },
         gate: None,
         takes: Duration::ZERO,
+        prepares_sizes: false,
         estimate: None,
         ran: Arc::clone(ran),
     }

@@ -21,6 +21,7 @@ use crate::{
     kind::{Kind, Reuse, Setup},
     load::Generator,
     node::{self, Engines, ms},
+    overhead,
     plan::{Plan, Servers},
     python_servers,
     server::Server,
@@ -94,6 +95,7 @@ pub(crate) fn digits(arena: &Arena<'_>, infer_time: &Example) -> Result<Contest>
     let workload = Workload::Digits;
     let mut field = Field::default();
     arena.yardsticks(&mut field)?;
+    arena.native_digits(&mut field)?;
     arena.dunlin_digits(&mut field)?;
     let in_pool = iter::once(Kind::FastApiInPool);
     for kind in arena.python_kinds().into_iter().chain(in_pool) {
@@ -261,6 +263,30 @@ impl Arena<'_> {
         Ok(())
     }
 
+    /// What somebody would write by hand, and whose answers are the node's.
+    fn native_digits(&self, field: &mut Field) -> Result<()> {
+        let kind = Kind::Native;
+        if !has_onnxruntime() {
+            field.missing.push(without_onnxruntime(kind));
+            return Ok(());
+        }
+        let workload = Workload::Digits;
+        let mut command = Example::find("native_server")?.command();
+        command
+            .args([overhead::components()?.as_str(), "onnxruntime"])
+            .arg(workload.model(Path::new("")))
+            .arg(self.cores.to_string());
+        let server = Server::start(&mut command, &self.log(kind, workload))?;
+        field.entrants.push(Entrant {
+            kind,
+            road: Road::Json,
+            server: Rc::new(server),
+            question: workload.json("/", Form::Plain)?,
+            check: workload.check(Road::Json, &[])?,
+        });
+        Ok(())
+    }
+
     /// The deployments of digits, on one node.
     fn dunlin_digits(&self, field: &mut Field) -> Result<()> {
         let home = self.home.join("node-digits");
@@ -275,10 +301,7 @@ impl Arena<'_> {
         ] {
             let kind = Kind::Dunlin(setup);
             if setup != Setup::Tract && !has_onnxruntime() {
-                field.missing.push(Missing {
-                    kind,
-                    reason: "this machine has no ONNX Runtime; see dunlin doctor".to_owned(),
-                });
+                field.missing.push(without_onnxruntime(kind));
                 continue;
             }
             let package = digits_package(setup.deployment(), |yaml| setup.write(yaml));
@@ -435,6 +458,13 @@ pub(crate) fn digits_package(name: &str, change: impl FnOnce(&mut Value)) -> Var
 pub(crate) fn has_onnxruntime() -> bool {
     let folder = env::var_os("DUNLIN_BACKENDS").map(PathBuf::from);
     folder.is_some_and(|folder| folder.join("onnxruntime/backend.json").is_file())
+}
+
+fn without_onnxruntime(kind: Kind) -> Missing {
+    Missing {
+        kind,
+        reason: "this machine has no ONNX Runtime; see dunlin doctor".to_owned(),
+    }
 }
 
 /// The predictor that only hands tensors on.

@@ -27,10 +27,15 @@ impl Example {
         Ok(Self { program })
     }
 
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(repository());
+        command
+    }
+
     /// Runs it and reads the JSON that it prints.
     pub(crate) fn run<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
-        let mut command = Command::new(&self.program);
-        printed(command.current_dir(repository()).args(arguments))
+        printed(self.command().args(arguments))
     }
 }
 

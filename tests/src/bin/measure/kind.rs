@@ -9,6 +9,8 @@ pub(crate) enum Kind {
     Hello,
     /// hyper, the question of digits parsed by `serde_json`.
     ParseJson,
+    /// hyper, `serde_json` and the node's engine, in one function and without Wasm.
+    Native,
     /// The node: HTTP, sandbox, guest, model.
     Dunlin(Setup),
     FastApi {
@@ -56,6 +58,7 @@ impl Kind {
         match self {
             Kind::Hello => "hyper, \"hello\"".to_owned(),
             Kind::ParseJson => "hyper + serde_json".to_owned(),
+            Kind::Native => "hyper + serde_json + ONNX Runtime, no Wasm".to_owned(),
             Kind::Dunlin(Setup::OnnxRuntime) => "Dunlin, ONNX Runtime".to_owned(),
             Kind::Dunlin(Setup::Tract) => "Dunlin, tract".to_owned(),
             Kind::Dunlin(Setup::Unbatched) => "Dunlin, ONNX Runtime, without batching".to_owned(),

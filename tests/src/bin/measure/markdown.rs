@@ -298,7 +298,9 @@ fn method(report: &Report) -> String {
          deployed as it is shipped, with `max_batch_size: 32`, so that calls that wait share a run but \
          where it says otherwise, while no other server has batches; and for \
          ResNet-18 and the encoder an `instance_group` of as many as there are cores. hyper has the node's settings \
-         (HTTP/1.1, TCP_NODELAY, as many threads) and does nothing else. The Python \
+         (HTTP/1.1, TCP_NODELAY, as many threads) and does nothing else; with ONNX Runtime it is one function \
+         that calls the node's engine, `host/sandbox/examples/native_server.rs`: the same answers without \
+         Wasm, deployments, limits, batches, metrics or logs. The Python \
          servers are the small programs in `tests/python/bench`; FastAPI runs under uvicorn with uvloop \
          and httptools, its handler of digits on the event loop, which is the fast way for so short a run, and in a row of \
          its own in the thread pool, which its documentation advises for what blocks; those of the large \

@@ -19,10 +19,13 @@ pub(crate) struct Overhead {
     pub(crate) fresh_us: f64,
 }
 
+pub(crate) fn components() -> Result<String> {
+    env::var(COMPONENTS).with_context(|| format!("{COMPONENTS} is not set; run cargo xtask bench"))
+}
+
 pub(crate) fn measure(plan: &Plan) -> Result<Overhead> {
     println!("\nThe sandbox: digits warm, fresh and without Wasm");
-    let components = env::var(COMPONENTS)
-        .with_context(|| format!("{COMPONENTS} is not set; run cargo xtask bench"))?;
+    let components = components()?;
     let model = Workload::Digits.model(Path::new(""));
     let model = model.to_str().context("the path is not text")?;
     let milliseconds = plan.in_process.as_millis().to_string();
