@@ -30,7 +30,7 @@ async fn a_warm_up_gives_way_to_calls() {
     let engine = Arc::clone(&model.engine);
     thread::spawn(move || said.send(warm_up(&engine, &ModelOptions::default(), SIZES)));
     // Else it is at the gate.
-    let went_on = says.recv_timeout(Duration::from_secs(60)).unwrap();
+    let went_on = says.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(went_on.is_break());
     assert_eq!(begun(&ran), [1]);
     open.send(()).unwrap();
