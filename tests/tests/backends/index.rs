@@ -3,12 +3,26 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
 };
 
-use super::PATIENCE;
+use super::{PATIENCE, User};
+
+/// Starts an installation and waits until it is in the middle of the download.
+pub(crate) fn start_install(user: &User, index: &Index) -> Child {
+    let mut command = user.command(&["backend", "install", "onnxruntime"]);
+    let child = index
+        .lend(&mut command)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("dunlin can be run");
+    let begun = index.begun.recv_timeout(PATIENCE);
+    begun.expect("pip asks for the wheel");
+    child
+}
 
 /// An index of Python packages, on this machine, with one wheel in it.
 pub(crate) struct Index {

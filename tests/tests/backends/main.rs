@@ -9,7 +9,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use dunlin_tests::{Cli, Node, NodeOptions, Ran, backends, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use index::{Index, Wheel, answer};
+use index::{Index, Wheel, answer, start_install};
 
 /// A debug build, a cold Python and a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -486,18 +486,4 @@ fn a_killed_download_leaves_nothing_installed_and_works_when_repeated() {
     let repaired = user.run(&["backend", "install", "onnxruntime", "-o", "json"]);
     assert_eq!(repaired.json(0)["backends"][0]["installed"], true);
     assert_eq!(listed(&user.list(), "onnxruntime")["state"], "ready");
-}
-
-/// Starts an installation and waits until it is in the middle of the download.
-fn start_install(user: &User, index: &Index) -> Child {
-    let mut command = user.command(&["backend", "install", "onnxruntime"]);
-    let child = index
-        .lend(&mut command)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dunlin can be run");
-    let begun = index.begun.recv_timeout(PATIENCE);
-    begun.expect("pip asks for the wheel");
-    child
 }

@@ -108,6 +108,16 @@ fn start(session: Echo, queue_max: usize) -> Model {
     Model::new(Arc::new(engine))
 }
 
+/// Every run waits for a permit; two calls may wait.
+fn start_gated(ran: &Runs) -> (Model, std_mpsc::Sender<()>) {
+    let (open, gate) = std_mpsc::channel();
+    let session = Echo {
+        gate: Some(Mutex::new(gate)),
+        ..echo(ran)
+    };
+    (start(session, 2), open)
+}
+
 fn call(value: i32) -> NamedTensors {
     let tensor = Tensor::from_values(&[2], &[value, value]).unwrap();
     vec![("x".to_owned(), tensor)]
@@ -161,14 +171,7 @@ async fn a_short_run_stays_on_the_callers_thread() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_gone_caller_is_skipped() {
     let ran = Arc::default();
-    let (open, gate) = std_mpsc::channel();
-    let model = start(
-        Echo {
-            gate: Some(Mutex::new(gate)),
-            ..echo(&ran)
-        },
-        2,
-    );
+    let (model, open) = start_gated(&ran);
 
     // The first call gets to the gate; the next two fill the queue.
     let mut first = Box::pin(model.infer(call(1)));

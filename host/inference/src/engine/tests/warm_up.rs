@@ -14,14 +14,7 @@ fn warm_up_with(session: Echo) {
 #[tokio::test]
 async fn a_warm_up_gives_way_to_calls() {
     let ran = Arc::default();
-    let (open, gate) = std_mpsc::channel();
-    let model = start(
-        Echo {
-            gate: Some(Mutex::new(gate)),
-            ..echo(&ran)
-        },
-        2,
-    );
+    let (model, open) = start_gated(&ran);
     let mut first = Box::pin(model.infer(call(1)));
     assert!(still_waits(&mut first).await);
     until_begun(&ran);
