@@ -325,12 +325,23 @@ impl Shared {
         self.session.estimate(inputs).is_some_and(is_short)
     }
 
-    /// So many rows like these are short together, even if a row of many takes as long as one alone.
+    /// As many rows like these as are short together: those of a whole batch, or a power of two.
+    ///
+    /// A row of many is taken to be as long as one alone only where so many are not known: where
+    /// many ask, few runs have one row, and what they took lately may be long ago.
     fn short_rows(&self, inputs: &[Tensor]) -> u64 {
-        let rows = batching::rows(inputs);
-        let estimate = self.session.estimate(inputs).unwrap_or(INLINE_MAX);
-        let times = INLINE_MAX.as_nanos() / estimate.as_nanos().max(1);
-        rows.saturating_mul(u64::try_from(times).unwrap_or(u64::MAX))
+        let own = batching::rows(inputs);
+        let batching = self.queue.batching();
+        let most = batching.map_or(own, |batching| batching.max_batch_size.get());
+        let fewer = |rows: &u64| Some(rows.next_power_of_two() / 2);
+        let mut counts = iter::successors(Some(most), fewer).take_while(|rows| *rows > own);
+        let one = self.session.estimate(inputs).unwrap_or(INLINE_MAX);
+        let are_short = |rows: &u64| {
+            let times = u32::try_from(rows.div_ceil(own.max(1))).unwrap_or(u32::MAX);
+            let known = self.session.estimate_rows(inputs, *rows);
+            is_short(known.unwrap_or(one.saturating_mul(times)))
+        };
+        counts.find(are_short).unwrap_or(own)
     }
 
     /// None where there is nothing to join, and where it is no use.

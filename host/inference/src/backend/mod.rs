@@ -62,6 +62,12 @@ pub trait Session: Send + Sync {
         None
     }
 
+    /// The same of inputs like these with so many rows, for a model whose first dimensions are rows.
+    fn estimate_rows(&self, inputs: &[Tensor], rows: u64) -> Option<Duration> {
+        let _ = (inputs, rows);
+        None
+    }
+
     /// Whether it prepares something for each number of rows, so that few different ones are better.
     fn prepares_sizes(&self) -> bool {
         false

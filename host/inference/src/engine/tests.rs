@@ -21,6 +21,8 @@ struct Echo {
     takes: Duration,
     prepares_sizes: bool,
     estimate: Option<Duration>,
+    /// Of so many rows.
+    estimate_rows: fn(u64) -> Option<Duration>,
     ran: Runs,
 }
 
@@ -75,6 +77,10 @@ impl Session for Echo {
         self.estimate
     }
 
+    fn estimate_rows(&self, _: &[Tensor], rows: u64) -> Option<Duration> {
+        (self.estimate_rows)(rows)
+    }
+
     fn prepares_sizes(&self) -> bool {
         self.prepares_sizes
     }
@@ -95,6 +101,7 @@ fn echo(ran: &Runs) -> Echo {
         takes: Duration::ZERO,
         prepares_sizes: false,
         estimate: None,
+        estimate_rows: |_| None,
         ran: Arc::clone(ran),
     }
 }

@@ -20,7 +20,7 @@ use ort::{Error, ErrorCode};
 use super::convert;
 use super::files::{OnnxFile, Place};
 use crate::abort::Abort;
-use crate::backend::run_time::{RunTimes, sizes_of};
+use crate::backend::run_time::{RunTimes, Sizes, sizes_of, sizes_with_rows};
 use crate::backend::{GraphOptimization, ModelOptions, ModelSource, Session, is_large};
 use crate::error::EngineText;
 use crate::tensor::display_shape;
@@ -166,14 +166,21 @@ impl Session for OrtSession {
 
     /// With the wait for the calls before this one, where every session is taken.
     fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
-        let sizes = sizes_of(&self.signature, inputs);
-        let run = self.run_times.as_ref()?.estimate(&sizes)?;
-        let before = self.calls.load(Ordering::Relaxed) / self.sessions;
-        Some(run.saturating_mul(before.saturating_add(1)))
+        self.estimate_of(&sizes_of(&self.signature, inputs))
+    }
+
+    fn estimate_rows(&self, inputs: &[Tensor], rows: u64) -> Option<Duration> {
+        self.estimate_of(&sizes_with_rows(&self.signature, inputs, rows))
     }
 }
 
 impl OrtSession {
+    fn estimate_of(&self, sizes: &Sizes) -> Option<Duration> {
+        let run = self.run_times.as_ref()?.estimate(sizes)?;
+        let before = self.calls.load(Ordering::Relaxed) / self.sessions;
+        Some(run.saturating_mul(before.saturating_add(1)))
+    }
+
     fn run_options(&self, inputs: &[Tensor]) -> Result<RunOptions, InferenceError> {
         let options = || {
             let mut options = RunOptions::new()?;
@@ -207,7 +214,7 @@ impl OrtSession {
         let took = started.elapsed();
         drop(lease);
         if let Some(run_times) = &self.run_times {
-            run_times.note(sizes_of(&self.signature, inputs), took);
+            run_times.note(&sizes_of(&self.signature, inputs), took);
         }
 
         let specs = &self.signature.outputs;

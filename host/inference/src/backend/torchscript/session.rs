@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::shim::{Archive, Input, Module, Output, Shim};
-use crate::backend::run_time::{RunTimes, sizes_of};
+use crate::backend::run_time::{RunTimes, sizes_of, sizes_with_rows};
 use crate::backend::{ModelOptions, ModelSource, Session};
 use crate::error::EngineText;
 use crate::tensor::display_shape;
@@ -70,12 +70,17 @@ impl Session for TorchSession {
         let outputs = forward(&self.module, &self.signature.inputs, &inputs, self.threads)?;
         let took = started.elapsed();
         self.run_times
-            .note(sizes_of(&self.signature, &inputs), took);
+            .note(&sizes_of(&self.signature, &inputs), took);
         arrange(outputs, &self.signature.outputs)
     }
 
     fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
         self.run_times.estimate(&sizes_of(&self.signature, inputs))
+    }
+
+    fn estimate_rows(&self, inputs: &[Tensor], rows: u64) -> Option<Duration> {
+        let sizes = sizes_with_rows(&self.signature, inputs, rows);
+        self.run_times.estimate(&sizes)
     }
 }
 

@@ -17,7 +17,7 @@ use super::binding::InputDims;
 use super::onnx_file::{self, DeclaredOutput, NamedInputs, OnnxFile};
 use super::plans::{Plan, Plans};
 use super::{Failure, bounds, convert, guard};
-use crate::backend::run_time::{Sizes, sizes_of};
+use crate::backend::run_time::{Sizes, sizes_of, sizes_with_rows};
 use crate::backend::{ModelOptions, ModelSource, Session};
 use crate::{InferenceError, Signature, Tensor, TensorSpec};
 
@@ -134,6 +134,11 @@ impl TractSession {
         Ok(Arc::new(Plan::new(plan)))
     }
 
+    fn estimate_of(&self, sizes: &Sizes) -> Option<Duration> {
+        let plan = self.plans.ready(sizes)?.ok()?;
+        plan.run_time().estimate()
+    }
+
     fn check_tensor_bytes(&self, largest: u128) -> Result<(), Failure> {
         if largest <= u128::from(self.tensor_bytes_max.get()) {
             return Ok(());
@@ -179,11 +184,11 @@ impl Session for TractSession {
     }
 
     fn estimate(&self, inputs: &[Tensor]) -> Option<Duration> {
-        self.plans
-            .ready(&sizes_of(&self.signature, inputs))?
-            .ok()?
-            .run_time()
-            .estimate()
+        self.estimate_of(&sizes_of(&self.signature, inputs))
+    }
+
+    fn estimate_rows(&self, inputs: &[Tensor], rows: u64) -> Option<Duration> {
+        self.estimate_of(&sizes_with_rows(&self.signature, inputs, rows))
     }
 
     fn prepares_sizes(&self) -> bool {

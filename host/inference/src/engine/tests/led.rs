@@ -1,13 +1,18 @@
 //! Runs that callers do themselves, and calls that wait under their deployments' bounds.
 
+use tokio::task::JoinSet;
+
 use super::*;
 
 /// Short runs on the callers' threads, in batches of up to eight rows.
 fn start_led(ran: &Runs) -> Model {
-    let session = Echo {
+    start_led_with(Echo {
         estimate: Some(Duration::from_micros(1)),
         ..echo(ran)
-    };
+    })
+}
+
+fn start_led_with(session: Echo) -> Model {
     let options = ModelOptions {
         batching: batching(8, &[], Duration::ZERO),
         ..ModelOptions::default()
@@ -42,6 +47,33 @@ async fn who_waits_behind_a_full_run_is_given_the_next() {
     assert_eq!(answers, (10, 20, 30, 40, 50));
     let begun: Vec<i32> = ran.lock().unwrap().iter().map(|ran| ran.0).collect();
     assert_eq!(begun, [10, 30, 50], "two calls fit into a run");
+}
+
+#[tokio::test]
+async fn a_run_on_a_callers_thread_has_as_many_rows_as_are_short() {
+    type Known = fn(u64) -> Option<Duration>;
+    let cases: [(Known, &[i32]); 4] = [
+        // Two of 60 µs each, as far as that tells.
+        (|_| None, &[1, 3, 5, 7]),
+        (|rows| Some(Duration::from_micros(20 * rows)), &[1]),
+        (|rows| Some(Duration::from_micros(40 * rows)), &[1, 5]),
+        (|_| Some(INLINE_MAX), &[1, 2, 3, 4, 5, 6, 7, 8]),
+    ];
+    for (estimate_rows, expected) in cases {
+        let ran = Runs::default();
+        let model = start_led_with(Echo {
+            estimate: Some(Duration::from_micros(60)),
+            estimate_rows,
+            ..echo(&ran)
+        });
+        let mut answers = JoinSet::new();
+        for value in 1..=8 {
+            answers.spawn(ask(&model, &[value]).await);
+        }
+        answers.join_all().await;
+        let begun: Vec<i32> = ran.lock().unwrap().iter().map(|ran| ran.0).collect();
+        assert_eq!(begun, expected);
+    }
 }
 
 #[tokio::test]
