@@ -50,7 +50,7 @@ pub(crate) fn measure(arena: &Arena<'_>) -> Result<Batching> {
     let many = goals::CONNECTIONS;
     arena
         .generator
-        .run(client, node.data()?, &question, many, plan.window)?;
+        .run(client, node.data()?, &question, many, plan.model_window)?;
     let after = counts(arena, &node, "digits")?;
     let (inferences, executions) = (after.0 - before.0, after.1 - before.1);
     println!("  {:.1} calls in a run", inferences / executions);

@@ -70,9 +70,11 @@ pub(crate) struct Window {
     pub(crate) cpu_us: f64,
 }
 
+/// A limit beside the servers at one number of connections.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct InProcess {
     pub(crate) name: &'static str,
+    pub(crate) connections: usize,
     pub(crate) windows: Vec<Answers>,
 }
 
@@ -94,7 +96,8 @@ pub(crate) struct Missing {
 }
 
 /// The servers take turns, so that a machine that grows slower does so for all of them. One whose
-/// windows lie together at some number of connections has no more of them there.
+/// windows lie together at some number of connections has no more of them there. The limits come
+/// first at each number of connections: what they are compared with is not minutes away.
 pub(crate) fn run(
     plan: &Plan,
     client: &Client,
@@ -108,23 +111,29 @@ pub(crate) fn run(
         .flat_map(|connections| entrants.iter().map(|entrant| (entrant, *connections)))
         .map(|(entrant, connections)| (entrant, entrant.entry(connections)))
         .collect();
-    let mut in_process: Vec<InProcess> = limits.iter().map(Limit::begin).collect();
+    let mut in_process: Vec<InProcess> = connections
+        .iter()
+        .flat_map(|connections| limits.iter().map(|limit| limit.begin(*connections)))
+        .collect();
     for round in 1..=plan.windows_max {
         if !entries.iter().any(|(_, entry)| entry.wants(plan)) {
             break;
         }
         println!("\nRound {round} of {} at most", plan.windows_max);
-        for (limit, measured) in limits.iter().zip(&mut in_process) {
-            let answers = (limit.call)(plan.in_process)
-                .with_context(|| format!("{} in process", limit.name))?;
-            println!(
-                "  {:<42} in process  {:>9.1} calls/s",
-                limit.name, answers.per_second
-            );
-            measured.windows.push(answers);
-        }
-        for (entrant, entry) in &mut entries {
-            if entry.wants(plan) {
+        for many in connections {
+            let mut here = entries
+                .iter_mut()
+                .filter(|(_, entry)| entry.connections == *many && entry.wants(plan))
+                .peekable();
+            if here.peek().is_none() {
+                continue;
+            }
+            let beside = in_process.iter_mut();
+            let beside = beside.filter(|limit| limit.connections == *many);
+            for (limit, measured) in limits.iter().zip(beside) {
+                measured.windows.push(limit.window(plan.in_process)?);
+            }
+            for (entrant, entry) in here {
                 let window = window(plan, client, generator, entrant, entry.connections);
                 entry.take(window, plan);
             }
@@ -149,11 +158,21 @@ impl Entrant {
 }
 
 impl Limit<'_> {
-    fn begin(&self) -> InProcess {
+    fn begin(&self, connections: usize) -> InProcess {
         InProcess {
             name: self.name,
+            connections,
             windows: Vec::new(),
         }
+    }
+
+    fn window(&self, duration: Duration) -> Result<Answers> {
+        let answers = (self.call)(duration).with_context(|| format!("{} in process", self.name))?;
+        println!(
+            "  {:<42} in process  {:>9.1} calls/s",
+            self.name, answers.per_second
+        );
+        Ok(answers)
     }
 }
 
@@ -187,11 +206,24 @@ impl Entry {
 
     /// A number over the windows that count: the last ones. None where it failed.
     pub(crate) fn spread(&self, number: impl Fn(&Window) -> f64) -> Option<Spread> {
-        if matches!(self.outcome, Outcome::Failed(_)) || self.windows.is_empty() {
+        Some(Spread::of(self.last(&self.windows)?.iter().map(number)))
+    }
+
+    /// Requests/s beside those of a limit, each window beside the one that was taken just before.
+    pub(crate) fn beside(&self, limit: &InProcess) -> Option<Spread> {
+        let pairs = self.windows.iter().zip(&limit.windows);
+        let shares: Vec<f64> = pairs
+            .map(|(window, limit)| window.per_second() / limit.per_second)
+            .collect();
+        Some(Spread::of(self.last(&shares)?.iter().copied()))
+    }
+
+    fn last<'a, T>(&self, of_windows: &'a [T]) -> Option<&'a [T]> {
+        if matches!(self.outcome, Outcome::Failed(_)) || of_windows.is_empty() {
             return None;
         }
-        let last = self.windows.len().saturating_sub(IN_A_ROW);
-        Some(Spread::of(self.windows[last..].iter().map(number)))
+        let last = of_windows.len().saturating_sub(IN_A_ROW);
+        Some(&of_windows[last..])
     }
 }
 
@@ -225,6 +257,12 @@ impl Contest {
     ) -> Option<f64> {
         let entry = self.entry(kind, Road::Json, connections)?;
         Some(entry.spread(number)?.median)
+    }
+
+    /// The first limit beside so many connections.
+    pub(crate) fn limit(&self, connections: usize) -> Option<&InProcess> {
+        let mut limits = self.in_process.iter();
+        limits.find(|limit| limit.connections == connections)
     }
 
     pub(crate) fn idle(&self, kind: Kind) -> Option<&Idle> {

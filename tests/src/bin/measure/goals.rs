@@ -171,18 +171,22 @@ fn saturated(report: &Report, model: &'static str) -> Goal {
         .find(|contest| contest.workload.name() == model);
     let numbers = contest.and_then(|contest| {
         let ours = contest.entry(DUNLIN, Road::Binary, SATURATED)?;
-        let theirs = contest.in_process.first()?;
+        let theirs = contest.limit(SATURATED)?;
         Some((
+            ours.beside(theirs)?,
             ours.spread(Window::per_second)?.median,
             theirs.spread(|answers| answers.per_second).median,
         ))
     });
     match numbers {
-        Some((ours, theirs)) => Goal {
+        Some((share, ours, theirs)) => Goal {
             what,
             goal,
-            measured: format!("{:.3} ({ours:.1} beside {theirs:.1})", ours / theirs),
-            verdict: verdict(ours / theirs >= 0.95),
+            measured: format!(
+                "{:.3}, {:.3} to {:.3} ({ours:.1} beside {theirs:.1})",
+                share.median, share.min, share.max
+            ),
+            verdict: verdict(share.median >= 0.95),
         },
         None => open(
             what,

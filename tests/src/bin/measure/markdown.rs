@@ -123,7 +123,8 @@ fn contest(contest: &Contest) -> String {
         let number = |number: fn(&Answers) -> f64| limit.spread(number);
         let _ = writeln!(
             text,
-            "In process, {}: {} runs/s, p50 {} µs.",
+            "- In process before the servers at {} at once, {}: {} runs/s, p50 {} µs.",
+            limit.connections,
             limit.name,
             spread(number(|answers| answers.per_second), thousands),
             spread(number(|answers| answers.p50_us), tenths),

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) const MANY: usize = 2048;
 /// Enough for a caller that is answered at once.
 pub(crate) const FEW: usize = 64;
-/// How often those that are due are sent.
+/// How often those that are due are sent, at the most.
 const TICK: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug, Serialize)]
@@ -76,7 +76,8 @@ pub(crate) async fn flood(
     let (mut asked, mut unsent) = (0_usize, 0_usize);
     let mut asking = JoinSet::new();
     let mut answers = Vec::new();
-    let mut tick = tokio::time::interval(TICK);
+    // To wake for none is to take the cores from the server.
+    let mut tick = tokio::time::interval(TICK.max(Duration::from_secs_f64(1.0 / per_second)));
     let began = Instant::now();
     while began.elapsed() < duration {
         tick.tick().await;

@@ -36,7 +36,7 @@ pub(crate) const DEADLINE_MS: f64 = 6_000.0;
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Overload {
-    /// Answers a second with as many callers as it likes.
+    /// Answers a second with as many callers as it likes, before the flood and after it.
     pub(crate) peak_per_second: f64,
     pub(crate) asked_per_second: f64,
     pub(crate) flood: Flood,
@@ -69,34 +69,35 @@ pub(crate) fn measure(arena: &Arena<'_>, references: &References) -> Result<Over
     // As long as machines take to show their moods.
     let while_calm = plan.overload / 4;
     generator.run(client, address, &flooded, CONNECTIONS, plan.warm_up)?;
-    let peak = generator.run(client, address, &flooded, CONNECTIONS, while_calm)?;
+    let peak = || generator.run(client, address, &flooded, CONNECTIONS, while_calm);
+    let peak_before = peak()?.per_second;
     neighbour(address, &quiet, plan.warm_up)?;
     let alone = neighbour(address, &quiet, while_calm)?;
     let before = node.resident_mib()?;
-    let rate = TIMES * peak.per_second;
+    let rate = TIMES * peak_before;
     let (both, most) = watched(&node, || {
         thread::scope(|scope| {
             let beside = scope.spawn(|| neighbour(address, &quiet, plan.overload));
-            let flooding = flood(address, &flooded, MANY, rate, plan.overload);
-            let flooded = client.runtime().block_on(flooding);
+            let flooded = on_this_thread(flood(address, &flooded, MANY, rate, plan.overload));
             let beside = beside.join().expect("it asks and returns what fails");
             (flooded, beside)
         })
     })?;
+    let (flood, quiet_beside) = (both.0?, both.1?);
     let overload = Overload {
-        peak_per_second: peak.per_second,
+        peak_per_second: f64::midpoint(peak_before, peak()?.per_second),
         asked_per_second: rate,
-        flood: both.0?,
+        flood,
         memory_before_mib: before,
         memory_most_mib: most,
         memory_bound_mib: before + BODIES_MIB + INSTANCES_MIB,
         quiet: alone,
-        quiet_beside: both.1?,
+        quiet_beside,
     };
     println!(
         "  {:.0}/s asked of {:.0}/s: {:.0}/s answered ({}); the neighbour's p99 {:.1} ms, alone {:.1} ms",
         rate,
-        peak.per_second,
+        overload.peak_per_second,
         overload.flood.accepted_per_second(),
         overload.flood.told(),
         overload.quiet_beside.p99_us / 1e3,
@@ -107,12 +108,18 @@ pub(crate) fn measure(arena: &Arena<'_>, references: &References) -> Result<Over
     Ok(overload)
 }
 
-/// Asks on a thread of its own: beside those who flood, it would find its answers late.
 fn neighbour(server: SocketAddr, question: &Question, duration: Duration) -> Result<Flood> {
+    on_this_thread(flood(server, question, FEW, QUIET, duration))
+}
+
+/// The cores are the node's too: a generator of several threads would keep them busy with its own
+/// switches between them. And whoever asks beside the flood, asks from a thread of its own: it would
+/// find its answers late.
+fn on_this_thread<T>(flood: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(flood(server, question, FEW, QUIET, duration))
+    runtime.block_on(flood)
 }
 
 /// Does it, and gives the most memory that the node had meanwhile.
