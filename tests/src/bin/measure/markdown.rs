@@ -293,7 +293,9 @@ fn method(report: &Report) -> String {
          do. A server has windows, {} at most, until the last {IN_A_ROW} lie within {:.0} % of each \
          other; each number is the median of those, in brackets the least and the greatest. Every \
          answer must be a 200, and before each window one is compared with what the model is known to \
-         say.\n\n\
+         say. In process an engine runs right before the servers at each number of connections, of which \
+         Dunlin with binary tensors is the first; the goal is about the middle of the windows' ratios to \
+         those.\n\n\
          All load the same file, into ONNX Runtime of the same version but where it says tract, with one \
          thread for a run. Dunlin has the defaults of `dunlin serve`, its metrics and its log; digits is \
          deployed as it is shipped, with `max_batch_size: 32`, so that calls that wait share a run but \
@@ -314,7 +316,8 @@ fn method(report: &Report) -> String {
          The poisoned request has a word that is not in the encoder's table, so that the engine fails. \
          Overload lasts {:.0} s: an open loop of this program sends at a fixed rate over as many \
          connections as that takes, and counts latency from when a request was due; meanwhile digits on \
-         the same node is asked 200 times a second. The bound of memory is the default of \
+         the same node is asked 200 times a second. What the node answers without overload is the mean of \
+         a window before and one after. The bound of memory is the default of \
          `body_memory_max` and the deployments' `limits.memory` × `instances.max`, above what the \
          node had.\n\n\
          The load generator shares the cores with the server, which draws the ratios of requests/s \
