@@ -213,11 +213,6 @@ impl<C: Call> Queue<C> {
         }
     }
 
-    /// For a caller with a run: the calls that go with its own, up to so many rows in all.
-    pub(crate) fn take_with(&self, own: &[Tensor], rows_max: u64) -> Vec<C> {
-        self.gather_with(&mut self.lock(), own, rows_max)
-    }
-
     /// Lets the workers end once no call waits.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -313,6 +308,14 @@ impl<C: Call> State<C> {
 impl<C: Call> Batch<C> {
     pub(crate) fn new(calls: Vec<C>, run: Run<C>) -> Self {
         Self { calls, _run: run }
+    }
+}
+
+impl<C: Call> Run<C> {
+    /// For a caller with a run: the calls that go with its own, up to so many rows in all.
+    pub(crate) fn take_with(&self, own: &[Tensor], rows_max: u64) -> Vec<C> {
+        self.queue
+            .gather_with(&mut self.queue.lock(), own, rows_max)
     }
 }
 

@@ -26,7 +26,8 @@ use crate::golden::GoldenKey;
 use crate::registry::no_thread;
 use crate::stats::Times;
 use crate::{
-    Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Stats, Tensor,
+    Backend, Dim, InferenceError, ModelOptions, NamedTensors, Session, Signature, Stats, Striped,
+    Tensor,
 };
 
 use self::company::Company;
@@ -51,10 +52,18 @@ struct Shared {
     platform: &'static str,
     batched: bool,
     queue_timeout: Option<Duration>,
+    /// Of the calls that workers run.
     queue: Arc<Queue<Job>>,
-    company: Company,
+    /// Of the calls that wait for one on their own thread, where it runs them with its own.
+    led: Striped<Led>,
     /// The outputs of a batch did not have the rows of its inputs: the model's rows are not apart.
     inseparable: AtomicBool,
+}
+
+/// What the callers on one thread have together.
+struct Led {
+    queue: Arc<Queue<Job>>,
+    company: Company,
 }
 
 /// The inputs of several calls as those of one.
@@ -75,12 +84,19 @@ impl Engine {
             check_batches(session.signature())?;
         }
         let workers = options.instances.get();
-        let queue = Queue::new(
-            options.queue_max.get(),
-            workers,
-            options.batching.clone(),
-            session.prepares_sizes(),
-        );
+        let queue = |runs_max| {
+            Queue::new(
+                options.queue_max.get(),
+                runs_max,
+                options.batching.clone(),
+                session.prepares_sizes(),
+            )
+        };
+        let led = Striped::new(|| Led {
+            queue: queue(1),
+            company: Company::default(),
+        });
+        let queue = queue(workers);
         let engine = Engine {
             shared: Arc::new(Shared {
                 batched: session.signature().is_batched(),
@@ -89,7 +105,7 @@ impl Engine {
                 platform: backend.platform(),
                 queue_timeout: options.queue_timeout,
                 queue,
-                company: Company::default(),
+                led,
                 inseparable: AtomicBool::new(false),
             }),
             golden_checks: Mutex::default(),
@@ -118,7 +134,7 @@ impl Engine {
 
     /// Calls that wait for a run.
     pub(crate) fn waiting(&self) -> usize {
-        self.shared.queue.waiting()
+        self.shared.queues().map(|queue| queue.waiting()).sum()
     }
 
     /// The cell of a golden sample, filled once the model has passed it.
@@ -172,24 +188,26 @@ impl Engine {
         let seat = (!short).then(Seat::default);
         let (job, waiting) = Job::new(Asked { inputs, caller }, expiry);
         let job = job.leading(can_lead).seated(seat.clone());
+        let led = shared.led.here();
+        let queue = if can_lead { &led.queue } else { &shared.queue };
         let entered = if short {
-            shared.queue.enter(job)
+            queue.enter(job)
         } else {
-            match shared.queue.push(job) {
+            match queue.push(job) {
                 Ok(()) => Entered::Waits,
                 Err(job) => Entered::Full(job),
             }
         };
         match entered {
             Entered::Leads(job, run) => {
-                if shared.company.is_likely() {
+                if led.company.is_likely() {
                     // Calls that are as good as here come along.
-                    tokio::task::yield_now().await;
+                    company::let_others_come().await;
                 }
                 shared.lead(job.asked, run).await
             }
             Entered::Waits => {
-                let waiting = Waiting::until_outcome(&shared.queue, stats, seat, waiting);
+                let waiting = Waiting::until_outcome(queue, stats, seat, waiting);
                 match waiting.await? {
                     Outcome::Answer(answer) => answer,
                     Outcome::Lead(asked, run) => shared.lead(asked, run).await,
@@ -229,7 +247,7 @@ impl Engine {
 
     /// Whether a call runs or waits, but for those that are run by their callers alone.
     pub(crate) fn is_busy(&self) -> bool {
-        self.shared.queue.is_busy()
+        self.shared.queues().any(|queue| queue.is_busy())
     }
 
     /// As [`Engine::run`], for calls that nobody made: no statistics see it.
@@ -258,6 +276,11 @@ impl Shared {
         }
     }
 
+    fn queues(&self) -> impl Iterator<Item = &Arc<Queue<Job>>> {
+        let led = self.led.iter().map(|led| &led.queue);
+        iter::once(&self.queue).chain(led)
+    }
+
     fn answer(&self, batch: Batch<Job>) {
         let joined = self.join(&batch.calls);
         self.answer_joined(batch, joined);
@@ -271,8 +294,8 @@ impl Shared {
         run: Run<Job>,
     ) -> Result<NamedTensors, InferenceError> {
         let rows_max = self.short_rows(&asked.inputs);
-        let others = self.queue.take_with(&asked.inputs, rows_max);
-        self.company.note(!others.is_empty());
+        let others = run.take_with(&asked.inputs, rows_max);
+        self.led.here().company.note(!others.is_empty());
         if others.is_empty() {
             return self.run(asked.inputs, &asked.caller, None);
         }

@@ -35,5 +35,5 @@ pub use model::{CallOptions, Model, NamedTensors};
 pub use registry::{GoldenSample, LoadRequest, Registry};
 pub use signature::{Dim, Signature, TensorSpec};
 pub use stats::{BatchTimes, RunObserver, Stats, StatsSnapshot, Times, Timing};
-pub use striped::Striped;
+pub use striped::{Striped, number_thread};
 pub use tensor::{Element, RANK_MAX, Shape, Tensor, TensorError};

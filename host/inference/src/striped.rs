@@ -1,15 +1,16 @@
-//! Counters that threads do not take from each other: each has a copy of its own, and who reads adds the
-//! copies up.
+//! What threads do not take from each other: each has a copy of its own.
 //!
-//! A counter that several processors add to is in the cache of one of them: the others wait for it at
-//! every request, a tenth of a microsecond each time.
+//! Memory that several processors write to is in the cache of one of them: the others wait for it at
+//! every request, a tenth of a microsecond each time. So a thread counts for itself, and who reads adds the
+//! copies up; and it keeps for itself what it will want again, such as a warm instance.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// More would make every deployment larger; threads beyond share copies.
-const COPIES_MAX: usize = 8;
+const COPIES_MAX: usize = 16;
 
 /// One for each processor, and some more: not every thread that counts is one that answers requests.
 static COPIES: LazyLock<usize> = LazyLock::new(|| {
@@ -20,11 +21,21 @@ static COPIES: LazyLock<usize> = LazyLock::new(|| {
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// In the order in which threads counted first.
-    static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+    /// In the order in which threads counted first, from the last copy down: the first are those of the
+    /// threads that have a number.
+    static THREAD: Cell<usize> = {
+        let before = THREADS.fetch_add(1, Ordering::Relaxed) % *COPIES;
+        Cell::new(*COPIES - 1 - before)
+    };
 }
 
-/// As many copies as there are threads that count at once, or some fewer.
+/// Gives this thread the copies of this number. Where all that answer requests are numbered from 0, no
+/// two of them have one together, as long as there are enough.
+pub fn number_thread(number: usize) {
+    THREAD.set(number % *COPIES);
+}
+
+/// As many copies as there are threads that work at once, or some fewer.
 #[derive(Debug)]
 pub struct Striped<T>(Box<[Apart<T>]>);
 
@@ -41,13 +52,13 @@ impl<T> Striped<T> {
 
     /// This thread's copy.
     pub fn here(&self) -> &T {
-        let thread = THREAD.with(|thread| *thread);
-        &self.0[thread % self.0.len()].0
+        &self.0[THREAD.get()].0
     }
 
-    /// All copies, to be added up.
+    /// All copies, this thread's first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|copy| &copy.0)
+        let (others, here) = self.0.split_at(THREAD.get());
+        here.iter().chain(others).map(|copy| &copy.0)
     }
 }
 
@@ -79,5 +90,26 @@ mod tests {
         let counts: Vec<u64> = counts.collect();
         assert_eq!(counts.iter().sum::<u64>(), 4000 * COPIES_MAX as u64);
         assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    }
+
+    #[test]
+    fn a_thread_with_a_number_has_its_copy_and_sees_it_first() {
+        let counters = Striped::<AtomicU64>::default();
+        thread::scope(|scope| {
+            for number in 0..*COPIES {
+                let counters = &counters;
+                scope.spawn(move || {
+                    number_thread(number);
+                    counters.here().store(number as u64, Ordering::Relaxed);
+                });
+            }
+        });
+        for number in 0..*COPIES {
+            number_thread(number);
+            let counts = counters.iter().map(|count| count.load(Ordering::Relaxed));
+            let counts: Vec<usize> = counts.map(|count| count as usize).collect();
+            let expected = (0..*COPIES).map(|further| (number + further) % *COPIES);
+            assert_eq!(counts, expected.collect::<Vec<_>>());
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,8 @@ const TAKE_BYTES_PER_SECOND: u64 = 16 << 10;
 /// Smaller answers are not watched: they are copied into buffers that have bounds.
 pub(crate) const WATCHED_BYTES: usize = 1 << 10;
 
+const NO_NEWS: u32 = u32::MAX;
+
 /// How often a connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Requests whose answer is not made yet.
     answering: AtomicUsize,
+    /// The processor on which its packets come in, as far as it is news; [`NO_NEWS`] otherwise.
+    comes_in_on: AtomicU32,
     state: Mutex<State>,
     /// For the deadline of a request. Requests at once, of HTTP/2, have one each; the last is kept.
     alarm: Mutex<Option<Alarm>>,
@@ -93,6 +97,7 @@ impl Connection {
         Arc::new(Self {
             peer,
             answering: AtomicUsize::new(0),
+            comes_in_on: AtomicU32::new(NO_NEWS),
             state: Mutex::new(State {
                 asked: false,
                 last_active: Instant::now(),
@@ -119,6 +124,22 @@ impl Connection {
     fn alarm(&self) -> MutexGuard<'_, Option<Alarm>> {
         // As in `state`.
         self.alarm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its packets come in on this processor.
+    pub(crate) fn comes_in_on(&self, cpu: u32) {
+        self.comes_in_on.store(cpu, Ordering::Relaxed);
+    }
+
+    /// Where its packets come in, once each time that this was looked at; never while a request is
+    /// being answered.
+    pub(crate) fn news_of_cpu(&self) -> Option<u32> {
+        if self.comes_in_on.load(Ordering::Relaxed) == NO_NEWS
+            || self.answering.load(Ordering::Relaxed) > 0
+        {
+            return None;
+        }
+        Some(self.comes_in_on.swap(NO_NEWS, Ordering::Relaxed))
     }
 
     pub(crate) fn answering(self: &Arc<Self>) -> Answering {

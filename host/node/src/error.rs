@@ -57,6 +57,8 @@ pub enum NodeError {
     Reflection(String),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
+    #[error("the threads of the data plane do not start")]
+    Threads(#[source] io::Error),
 }
 
 impl NodeError {

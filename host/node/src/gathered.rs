@@ -2,35 +2,42 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
+use rustix::net::sockopt::socket_incoming_cpu;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::TcpStream,
 };
 
-use crate::{connection::WATCHED_BYTES, outbox};
+use crate::{
+    connection::{Connection, WATCHED_BYTES},
+    outbox, shards,
+};
 
 /// Less waits in an outbox: what is nobody's to watch.
 const SMALL_BYTES: usize = WATCHED_BYTES;
 
+/// After how many reads it is looked where a connection's packets come in.
+const LOOK: u32 = 16;
+
 pub(crate) struct Gathered {
-    read: OwnedReadHalf,
-    write: Arc<Shared>,
+    connection: Arc<Connection>,
+    /// Where the system tells of the stream: the thread that read last.
+    home: Option<usize>,
+    reads: u32,
+    shared: Arc<Shared>,
 }
 
-/// The half that writes, as the connection and an outbox share it.
+/// The stream, as the connection and an outbox share it.
 pub(crate) struct Shared(Mutex<Writer>);
 
 pub(crate) struct Writer {
-    half: OwnedWriteHalf,
+    stream: TcpStream,
     /// Taken from the connection, and not sent.
     unsent: Vec<u8>,
     /// It is in a thread's outbox.
@@ -41,12 +48,13 @@ pub(crate) struct Writer {
 }
 
 impl Gathered {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        let (read, half) = stream.into_split();
+    pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
         Self {
-            read,
-            write: Arc::new(Shared(Mutex::new(Writer {
-                half,
+            connection,
+            home: None,
+            reads: 0,
+            shared: Arc::new(Shared(Mutex::new(Writer {
+                stream,
                 unsent: Vec::new(),
                 queued: false,
                 failed: None,
@@ -64,17 +72,24 @@ impl Shared {
 }
 
 impl Writer {
+    /// From now on the system tells this thread of the stream.
+    fn come_here(&mut self) -> io::Result<()> {
+        let stream = self.stream.as_fd().try_clone_to_owned()?;
+        self.stream = TcpStream::from_std(stream.into())?;
+        Ok(())
+    }
+
     /// Out of the outbox: where to send, and what.
     pub(crate) fn take_out(&mut self) -> (RawFd, &[u8]) {
         self.queued = false;
-        (self.half.as_ref().as_raw_fd(), &self.unsent)
+        (self.stream.as_raw_fd(), &self.unsent)
     }
 
     /// Out of the outbox, on its own.
     pub(crate) fn send(&mut self) {
         self.queued = false;
         if !self.unsent.is_empty() {
-            let sent = self.half.as_ref().try_write(&self.unsent);
+            let sent = self.stream.try_write(&self.unsent);
             self.sent(sent);
         }
     }
@@ -118,8 +133,8 @@ impl Writer {
             return Poll::Ready(Err(error));
         }
         while !self.unsent.is_empty() {
-            let half = Pin::new(&mut self.half);
-            let sent = ready!(half.poll_write(context, &self.unsent))?;
+            let stream = Pin::new(&mut self.stream);
+            let sent = ready!(stream.poll_write(context, &self.unsent))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -135,7 +150,25 @@ impl AsyncRead for Gathered {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.read).poll_read(context, buffer)
+        let this = &mut *self;
+        let mut shared = this.shared.lock();
+        let here = Some(shards::current());
+        if this.home != here {
+            if this.home.is_some() {
+                shared.come_here()?;
+            }
+            this.home = here;
+        }
+        let read = Pin::new(&mut shared.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            this.reads = this.reads.wrapping_add(1);
+            if this.reads.is_multiple_of(LOOK)
+                && let Ok(cpu) = socket_incoming_cpu(&shared.stream)
+            {
+                this.connection.comes_in_on(cpu);
+            }
+        }
+        read
     }
 }
 
@@ -153,9 +186,9 @@ impl AsyncWrite for Gathered {
         context: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut writer = self.write.lock();
+        let mut writer = self.shared.lock();
         let bytes = buffers.iter().map(|buffer| buffer.len()).sum();
-        if writer.takes(bytes) && (writer.queued || outbox::leave(&self.write)) {
+        if writer.takes(bytes) && (writer.queued || outbox::leave(&self.shared)) {
             writer.queued = true;
             for buffer in buffers {
                 writer.unsent.extend_from_slice(buffer);
@@ -167,7 +200,7 @@ impl AsyncWrite for Gathered {
             return Poll::Ready(Ok(bytes));
         }
         ready!(writer.poll_rest(context))?;
-        Pin::new(&mut writer.half).poll_write_vectored(context, buffers)
+        Pin::new(&mut writer.stream).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -176,7 +209,7 @@ impl AsyncWrite for Gathered {
 
     /// What waits in an outbox counts as flushed: it goes out by itself.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut writer = self.write.lock();
+        let mut writer = self.shared.lock();
         if writer.queued {
             return Poll::Ready(Ok(()));
         }
@@ -184,8 +217,8 @@ impl AsyncWrite for Gathered {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut writer = self.write.lock();
+        let mut writer = self.shared.lock();
         ready!(writer.poll_rest(context))?;
-        Pin::new(&mut writer.half).poll_shutdown(context)
+        Pin::new(&mut writer.stream).poll_shutdown(context)
     }
 }

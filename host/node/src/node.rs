@@ -112,7 +112,7 @@ impl Node {
         let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
             bodies: BodyBudget::new(config.body_memory_max),
-            turns: Turns::new(config.threads as usize),
+            turns: Turns::new(),
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),

@@ -53,9 +53,9 @@ thread_local! {
     static OUTBOX: RefCell<Outbox> = RefCell::default();
 }
 
-/// Every thread of a node's runtime is to call this before it parks: it sends what waits in the thread's
-/// outbox. On a thread that has not, no write waits.
-pub fn before_park() {
+/// Every thread of the data plane calls this before it parks: it sends what waits in the thread's outbox.
+/// On a thread that has not, no write waits.
+pub(crate) fn before_park() {
     OUTBOX.with_borrow_mut(|outbox| {
         if let Ring::Untried = outbox.ring {
             outbox.ring = Ring::open();

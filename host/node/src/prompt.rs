@@ -16,7 +16,6 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use hyper::rt::Executor;
 
 use crate::outbox;
 
@@ -37,19 +36,6 @@ struct Wakes {
     /// [`POLLING`] while the future is being polled, [`WOKEN`] once it was woken since that began.
     state: AtomicU8,
     task: AtomicWaker,
-}
-
-/// How hyper's tasks are run, those of HTTP/2's streams among them.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PromptExecutor;
-
-impl<F> Executor<F> for PromptExecutor
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        tokio::spawn(Prompt::new(task));
-    }
 }
 
 impl<F: Future> Prompt<F> {

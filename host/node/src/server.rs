@@ -6,6 +6,7 @@ use std::{
 
 use bytes::Bytes;
 use dunlin_sandbox::Compiler;
+use futures_util::future::OptionFuture;
 use http::{Request, Response};
 use hyper::{
     body::{Body, Incoming},
@@ -19,6 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -28,7 +30,9 @@ use crate::{
     http::{admin, data, grpc},
     log::Log,
     node::{Node, NodeHandle},
-    prompt::{Prompt, PromptExecutor},
+    prompt::Prompt,
+    roaming::Roaming,
+    shards::{ShardThreads, Shards},
 };
 
 /// How long the last traces may take.
@@ -78,29 +82,41 @@ pub async fn run(
     let by_grpc = ready.grpc.map(tracing::field::display);
     tracing::info!(data = %ready.data, grpc = by_grpc, admin = %ready.admin, "listening");
 
-    let data = tokio::spawn(serve(
-        data.listener,
-        Arc::clone(&node),
-        http_builder(),
-        data::handle,
-    ));
-    let grpc = grpc.map(|grpc| (grpc.listener, Arc::clone(&node)));
-    let handler = grpc::handler()?;
-    let grpc = tokio::spawn(async move {
-        if let Some((listener, node)) = grpc {
-            serve(listener, node, http_builder().http2_only(), handler).await;
+    let threads = ShardThreads::start(node.config.threads as usize).map_err(NodeError::Threads)?;
+    let shards = &threads.shards;
+    let data = {
+        let http = http_builder(shards);
+        serve(data.listener, Arc::clone(&node), shards, http, data::handle)?
+    };
+    let grpc = match grpc {
+        Some(grpc) => {
+            let http = http_builder(shards).http2_only();
+            let handler = grpc::handler()?;
+            Some(serve(
+                grpc.listener,
+                Arc::clone(&node),
+                shards,
+                http,
+                handler,
+            )?)
         }
-    });
-    let admin = tokio::spawn(serve(
-        admin.listener,
-        Arc::clone(&node),
-        http_builder(),
-        admin::handle,
-    ));
+        None => None,
+    };
+    let admin = {
+        let here = Shards::here();
+        let http = http_builder(&here);
+        serve(
+            admin.listener,
+            Arc::clone(&node),
+            &here,
+            http,
+            admin::handle,
+        )?
+    };
     if let Some(busy_poll) = &node.busy_poll {
-        for _ in 0..node.config.threads {
+        for shard in shards.iter() {
             let busy_poll = Arc::clone(busy_poll);
-            tokio::spawn(async move { busy_poll.look().await });
+            shard.spawn(async move { busy_poll.look().await });
         }
     }
     let serving = async {
@@ -118,7 +134,7 @@ pub async fn run(
     node.changes.close();
     let finished = async {
         // A task that panicked has nothing left to finish.
-        let _ = tokio::join!(data, grpc, admin, node.changes.wait());
+        let _ = tokio::join!(data, OptionFuture::from(grpc), admin, node.changes.wait());
     };
     tokio::select! {
         () = finished => tracing::info!("drained"),
@@ -172,75 +188,122 @@ async fn listen(plane: &'static str, address: SocketAddr) -> Result<Plane, NodeE
 
 /// Accepts connections until the drain, then waits for those that are left. At the bound of
 /// connections, new ones wait in the system's backlog.
-async fn serve<H, F, B>(
+fn serve<H, F, B>(
     listener: TcpListener,
     node: Arc<Node>,
-    http: auto::Builder<PromptExecutor>,
+    shards: &Shards,
+    http: auto::Builder<Shards>,
     handle: H,
-) where
-    H: Fn(NodeHandle, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + 'static,
+) -> Result<JoinHandle<()>, NodeError>
+where
+    H: Fn(NodeHandle, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     let connections_max = node.config.connections_max as usize;
-    let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(connections_max));
-    loop {
-        let accept = async {
-            let permit = Arc::clone(&connections)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            (permit, accept(&listener).await)
-        };
-        let (permit, (stream, peer)) = tokio::select! {
-            accepted = accept => accepted,
-            () = node.drained() => break,
-        };
-        let (client, draining) = (Connection::new(peer), node.draining());
-        let service = service_fn({
-            let (node, client, handle) =
-                (NodeHandle::new(&node), Arc::clone(&client), handle.clone());
-            move |request| {
-                let answering = client.answering();
-                if let Some(busy_poll) = &node.busy_poll {
-                    busy_poll.asked();
-                }
-                let answer = handle(node.clone(), Arc::clone(&client), request);
-                let node = node.clone();
-                async move {
-                    let answer = answer.await;
-                    drop(answering);
-                    if let Some(busy_poll) = &node.busy_poll {
-                        busy_poll.answered();
+    let graceful = GracefulShutdown::new();
+    let shards = shards.clone();
+    let (accepts, _) = shards.for_connection();
+    let listener = {
+        let _here = accepts.enter();
+        let listener = listener.into_std().and_then(TcpListener::from_std);
+        listener.map_err(NodeError::Threads)?
+    };
+    let accepting = {
+        let shards = shards.clone();
+        async move {
+            loop {
+                let accept = async {
+                    let permit = Arc::clone(&connections)
+                        .acquire_owned()
+                        .await
+                        .expect("the semaphore is never closed");
+                    (permit, accept(&listener).await)
+                };
+                let (permit, (stream, peer)) = tokio::select! {
+                    accepted = accept => accepted,
+                    () = node.drained() => break,
+                };
+                let (shard, place) = shards.for_connection();
+                let client = Connection::new(peer);
+                let served = {
+                    let _there = shard.enter();
+                    match stream.into_std().and_then(TcpStream::from_std) {
+                        Ok(stream) => connection(stream, &client, &node, &http, &graceful, &handle),
+                        Err(error) => {
+                            tracing::warn!(%error, "a connection was not accepted");
+                            continue;
+                        }
                     }
-                    Ok::<_, Infallible>(answer)
-                }
+                };
+                let served = async move {
+                    served.await;
+                    drop(permit);
+                };
+                shard.spawn(Roaming::new(served, client, shards.clone(), place));
             }
-        });
-        let connection = http
-            .serve_connection(TokioIo::new(Gathered::new(stream)), service)
-            .into_owned();
-        let connection = Prompt::new(graceful.watch(connection));
-        tokio::spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    // The client's doing: it hung up, or spoke something else than HTTP.
-                    tracing::debug!(error, "a connection ended with an error");
-                },
-                reason = client.overstayed(draining) => {
-                    tracing::debug!(reason, "a connection was closed");
-                }
-            }
-            drop(permit);
-        });
-    }
-    drop(listener);
-    graceful.shutdown().await;
+            drop(listener);
+            graceful.shutdown().await;
+        }
+    };
+    Ok(accepts.spawn(accepting))
 }
 
-fn http_builder() -> auto::Builder<PromptExecutor> {
-    let mut http = auto::Builder::new(PromptExecutor);
+/// What is to be done for one connection.
+fn connection<H, F, B>(
+    stream: TcpStream,
+    client: &Arc<Connection>,
+    node: &Arc<Node>,
+    http: &auto::Builder<Shards>,
+    graceful: &GracefulShutdown,
+    handle: &H,
+) -> impl Future<Output = ()> + Send + use<H, F, B>
+where
+    H: Fn(NodeHandle, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let (client, draining) = (Arc::clone(client), node.draining());
+    let gathered = Gathered::new(stream, Arc::clone(&client));
+    let service = service_fn({
+        let (node, client, handle) = (NodeHandle::new(node), Arc::clone(&client), handle.clone());
+        move |request| {
+            let answering = client.answering();
+            if let Some(busy_poll) = &node.busy_poll {
+                busy_poll.asked();
+            }
+            let answer = handle(node.clone(), Arc::clone(&client), request);
+            let node = node.clone();
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                if let Some(busy_poll) = &node.busy_poll {
+                    busy_poll.answered();
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        }
+    });
+    let connection = http
+        .serve_connection(TokioIo::new(gathered), service)
+        .into_owned();
+    let connection = Prompt::new(graceful.watch(connection));
+    async move {
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                // The client's doing: it hung up, or spoke something else than HTTP.
+                tracing::debug!(error, "a connection ended with an error");
+            },
+            reason = client.overstayed(draining) => {
+                tracing::debug!(reason, "a connection was closed");
+            }
+        }
+    }
+}
+
+fn http_builder(shards: &Shards) -> auto::Builder<Shards> {
+    let mut http = auto::Builder::new(shards.clone());
     // For how long a connection may be without a request, and a head on its way, is the connection's
     // own look-out: a timer for each request would cost more.
     http.http1().header_read_timeout(None);

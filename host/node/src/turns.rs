@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_inference::FairQueue;
+use dunlin_inference::{FairQueue, Striped};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 
@@ -42,15 +42,14 @@ pub(crate) struct Turns {
     /// More than one share has had work in this second or the one before.
     contended: AtomicBool,
     seconds: Mutex<Seconds>,
-    /// How many turns there are at once: one for each thread.
-    at_once: usize,
-    state: Mutex<State>,
+    /// Of each thread, which gives one turn at a time.
+    states: Striped<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Turns that were given and are not over.
-    given: usize,
+    /// A turn was given and is not over.
+    given: bool,
     waiting: FairQueue<usize, Arc<Place>>,
 }
 
@@ -77,6 +76,8 @@ enum Standing {
 /// A request at work.
 struct AtWork<'a> {
     turns: &'a Turns,
+    /// Of the thread that it is on: it stays there.
+    state: &'a Mutex<State>,
     share: &'a Share,
     place: Option<Arc<Place>>,
 }
@@ -96,13 +97,12 @@ impl Share {
 }
 
 impl Turns {
-    pub(crate) fn new(threads: usize) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             started: Instant::now(),
             contended: AtomicBool::new(false),
             seconds: Mutex::default(),
-            at_once: threads.max(1),
-            state: Mutex::default(),
+            states: Striped::default(),
         }
     }
 
@@ -116,6 +116,7 @@ impl Turns {
         }
         let mut at_work = AtWork {
             turns: self,
+            state: self.states.here(),
             share,
             place: None,
         };
@@ -136,24 +137,26 @@ impl Turns {
         let most = seconds.shares.max(seconds.before);
         self.contended.store(most > 1, Ordering::Relaxed);
     }
+}
 
-    /// Gives the turns that are free. Whoever waits is told through their waker.
-    fn give(&self, state: &mut State) {
-        while state.given < self.at_once {
-            let Some(place) = state.waiting.pop() else {
+impl State {
+    fn of(state: &Mutex<State>) -> MutexGuard<'_, State> {
+        // Under the lock are only moves and counts.
+        state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the turn if it is free. Whoever waits is told through their waker.
+    fn give(&mut self) {
+        while !self.given {
+            let Some(place) = self.waiting.pop() else {
                 return;
             };
             let mut standing = place.standing();
             if let Standing::Waits(waker) = std::mem::replace(&mut *standing, Standing::Turn) {
-                state.given += 1;
+                self.given = true;
                 waker.wake();
             }
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Under the lock are only moves and counts.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,10 +185,10 @@ impl AtWork<'_> {
             let waits = Standing::Waits(context.waker().clone());
             let place = Arc::new(Place(Mutex::new(waits)));
             self.place = Some(Arc::clone(&place));
-            let mut state = self.turns.state();
+            let mut state = State::of(self.state);
             let (owner, weight) = (self.share.owner(), self.share.weight);
             state.waiting.push(owner, weight, 0, place);
-            if state.given < self.turns.at_once {
+            if !state.given {
                 // Not at once: what else has arrived is to take its place before turns are given.
                 let later = pin!(tokio::task::yield_now()).poll(context);
                 debug_assert!(later.is_pending());
@@ -198,7 +201,7 @@ impl AtWork<'_> {
             // again, and again take a turn.
             waker.clone_from(Waker::noop());
         }
-        self.turns.give(&mut self.turns.state());
+        State::of(self.state).give();
         let mut standing = place.standing();
         match &mut *standing {
             Standing::Turn => true,
@@ -212,12 +215,12 @@ impl AtWork<'_> {
 
     fn end_turn(&mut self, took: Duration) {
         self.place = None;
-        let mut state = self.turns.state();
+        let mut state = State::of(self.state);
         let cost = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let (owner, weight) = (self.share.owner(), self.share.weight);
         state.waiting.charge(owner, weight, cost);
-        state.given -= 1;
-        self.turns.give(&mut state);
+        state.given = false;
+        state.give();
     }
 }
 
@@ -276,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_quiet_share_does_not_wait_for_a_flood() {
-        let turns = Arc::new(Turns::new(1));
+        let turns = Arc::new(Turns::new());
         let (loud, quiet) = (share(1), share(1));
         let done = Arc::default();
         // It has asked before.
@@ -296,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn processors_are_shared_by_weight() {
-        let turns = Arc::new(Turns::new(1));
+        let turns = Arc::new(Turns::new());
         let (one, three) = (share(1), share(3));
         let (of_one, of_three) = (Arc::default(), Arc::default());
         turns.share(&one, pin!(async {})).await;
@@ -312,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_keeps_no_turn() {
-        let turns = Arc::new(Turns::new(1));
+        let turns = Arc::new(Turns::new());
         let (one, other) = (share(1), share(1));
         turns.share(&one, pin!(async {})).await;
         turns.share(&other, pin!(async {})).await;
@@ -329,7 +332,7 @@ mod tests {
         assert!(waits.as_mut().poll(context).is_pending());
         drop((leaves, waits, stays));
         assert_eq!(turns.share(&other, pin!(async { 7 })).await, 7);
-        assert_eq!(turns.state().given, 0);
+        assert!(!State::of(turns.states.here()).given);
     }
 
     /// Counts how often it is told to go on.
@@ -344,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_something_else_is_left_alone() {
-        let turns = Turns::new(1);
+        let turns = Turns::new();
         let (one, other) = (share(1), share(1));
         turns.share(&other, pin!(async {})).await;
         let told = Arc::new(Told::default());
@@ -361,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn alone_there_are_no_turns_to_take() {
-        let turns = Turns::new(1);
+        let turns = Turns::new();
         let share = share(1);
         let seven = pin!(async { 7 });
         let mut work = pin!(turns.share(&share, seven));
@@ -371,7 +374,7 @@ mod tests {
 
     #[test]
     fn who_has_not_asked_lately_does_not_count() {
-        let turns = Turns::new(1);
+        let turns = Turns::new();
         let contended = |second| {
             turns.note(second);
             turns.contended.load(Ordering::Relaxed)

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use dunlin_inference::Striped;
 use edge_config::{InstancePolicy, Instances};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -34,8 +35,8 @@ pub(crate) struct Pool {
     /// `predictor.config` as JSON.
     config: String,
     policy: Instances,
-    /// The newest last: it is the one whose memory is still in the caches.
-    idle: Mutex<VecDeque<Idle>>,
+    /// Those that each thread gave back, which are in its core's caches. The newest last.
+    idle: Striped<Mutex<VecDeque<Idle>>>,
     /// A permit for each call. An instance is made only when none is idle, so the permits bound the
     /// instances too.
     calls: Semaphore,
@@ -70,7 +71,7 @@ impl Pool {
             config,
             calls: Semaphore::new(policy.max as usize),
             policy,
-            idle: Mutex::default(),
+            idle: Striped::default(),
         });
         pool.sandbox.register(&pool);
         tokio::spawn(expire(Arc::downgrade(&pool), pool.policy.idle_timeout));
@@ -87,8 +88,7 @@ impl Pool {
                 call.expect("the semaphore is never closed")
             }
         };
-        let warm = self.idle().pop_back();
-        let instance = match warm {
+        let instance = match self.take_warm() {
             Some(idle) => idle.instance,
             // In a box: the many calls that find a warm one have no room for it.
             None => Box::pin(self.start(deadline)).await?,
@@ -114,7 +114,7 @@ impl Pool {
     pub(crate) fn give_back(&self, instance: Instance) {
         let warm = matches!(self.policy.policy, InstancePolicy::Warm);
         if warm && instance.calls < self.policy.calls_max {
-            self.idle().push_back(Idle {
+            lock(self.idle.here()).push_back(Idle {
                 instance,
                 since: Instant::now(),
             });
@@ -124,32 +124,44 @@ impl Pool {
     pub(crate) fn counts(&self) -> InstanceCounts {
         let max = self.policy.max as usize;
         InstanceCounts {
-            idle: self.idle().len(),
+            idle: self.idle.iter().map(|idle| lock(idle).len()).sum(),
             busy: max - self.calls.available_permits().min(max),
             max,
         }
     }
 
+    /// Since when the one that has been idle longest is.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        self.idle().front().map(|idle| idle.since)
+        let oldest = |idle| lock(idle).front().map(|idle| idle.since);
+        self.idle.iter().filter_map(oldest).min()
     }
 
     pub(crate) fn take_oldest(&self) -> Option<Idle> {
-        self.idle().pop_front()
+        let since = self.idle_since()?;
+        self.idle.iter().find_map(|idle| take_as_old(idle, since))
     }
 
     fn take_expired(&self, now: Instant) -> Option<Idle> {
-        let mut idle = self.idle();
-        let oldest = idle.front()?;
-        (now.duration_since(oldest.since) >= self.policy.idle_timeout)
-            .then(|| idle.pop_front())
-            .flatten()
+        let since = now.checked_sub(self.policy.idle_timeout)?;
+        self.idle.iter().find_map(|idle| take_as_old(idle, since))
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
-        // Only moves happen under the lock: a panic leaves nothing half done.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One that this thread gave back, or else another one.
+    fn take_warm(&self) -> Option<Idle> {
+        self.idle.iter().find_map(|idle| lock(idle).pop_back())
     }
+}
+
+/// The oldest, where it is idle since then or for longer.
+fn take_as_old(idle: &Mutex<VecDeque<Idle>>, since: Instant) -> Option<Idle> {
+    let mut idle = lock(idle);
+    let is_as_old = idle.front()?.since <= since;
+    is_as_old.then(|| idle.pop_front()).flatten()
+}
+
+fn lock(idle: &Mutex<VecDeque<Idle>>) -> MutexGuard<'_, VecDeque<Idle>> {
+    // Only moves happen under the lock: a panic leaves nothing half done.
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Lease<'_> {

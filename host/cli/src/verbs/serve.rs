@@ -85,11 +85,6 @@ pub(crate) enum LogLevelFlag {
     Trace,
 }
 
-/// After how many polls of tasks a busy thread looks for what has arrived and for timers. A guest
-/// that never stops takes 5 ms a poll, and goes on only after such a look: so many of them on one thread
-/// hold up everybody else's bytes for 80 ms. With tokio's 61 it would be 300 ms.
-const EVENT_INTERVAL: u32 = 16;
-
 /// How long the last lines of the log may take.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -107,8 +102,6 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     dunlin_node::give_back_by(allocator::give_back);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::try_from(config.threads).unwrap_or(1))
-        .event_interval(EVENT_INTERVAL)
-        .on_thread_park(dunlin_node::before_park)
         .enable_all()
         .build()
         .map_err(|error| Failure::caused_by(Exit::Failed, "cannot start the node", &error))?;

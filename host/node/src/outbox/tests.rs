@@ -1,4 +1,4 @@
-use std::{io, thread};
+use std::{io, net::SocketAddr, thread};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -7,14 +7,18 @@ use tokio::{
 };
 
 use super::*;
-use crate::gathered::Gathered;
+use crate::{connection::Connection, gathered::Gathered};
 
 /// A connection of ours, and its client.
 async fn pair() -> (Gathered, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap());
     let (client, accepted) = tokio::join!(client, listener.accept());
-    (Gathered::new(accepted.unwrap().0), client.unwrap())
+    (gathered(accepted.unwrap()), client.unwrap())
+}
+
+fn gathered((stream, peer): (TcpStream, SocketAddr)) -> Gathered {
+    Gathered::new(stream, Connection::new(peer))
 }
 
 /// From here on this thread gathers, where the system lets it.
@@ -137,7 +141,7 @@ async fn what_a_connection_does_not_take_yet_is_sent_later() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = socket.connect(listener.local_addr().unwrap());
     let (client, accepted) = tokio::join!(client, listener.accept());
-    let (mut client, mut one) = (client.unwrap(), Gathered::new(accepted.unwrap().0));
+    let (mut client, mut one) = (client.unwrap(), gathered(accepted.unwrap()));
     let (mut other, _other_client) = pair().await;
 
     let piece = |number: u32| vec![number as u8; 1000];

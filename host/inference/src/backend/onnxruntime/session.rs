@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,15 @@ use crate::backend::run_time::{RunTimes, Sizes, sizes_of, sizes_with_rows};
 use crate::backend::{GraphOptimization, ModelOptions, ModelSource, Session, is_large};
 use crate::error::EngineText;
 use crate::tensor::display_shape;
-use crate::{Dim, InferenceError, Signature, Tensor, TensorSpec};
+use crate::{Dim, InferenceError, Signature, Striped, Tensor, TensorSpec};
 
 pub(super) struct OrtSession {
     signature: Signature,
     symbols: Symbols,
-    idle: Mutex<Vec<Running>>,
+    /// Those that each thread used last: what they write to is in its core's caches.
+    idle: Striped<Mutex<Vec<Running>>>,
+    /// For calls that find none.
+    waiting: Mutex<()>,
     returned: Condvar,
     sessions: u32,
     arena: bool,
@@ -94,7 +97,8 @@ impl OrtSession {
             symbols: Symbols::of(inputs),
             signature,
             sessions: u32::try_from(sessions.len()).unwrap_or(u32::MAX),
-            idle: Mutex::new(sessions),
+            idle: shared_out(sessions),
+            waiting: Mutex::default(),
             returned: Condvar::new(),
             arena: options.onnxruntime.arena,
             calls: AtomicU32::new(0),
@@ -104,19 +108,25 @@ impl OrtSession {
 
     fn lease(&self) -> Lease<'_> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(session) = idle.pop() {
-                return Lease {
-                    owner: self,
-                    session: Some(session),
-                };
+        let session = self.take_idle().unwrap_or_else(|| {
+            let mut waiting = lock(&self.waiting);
+            loop {
+                if let Some(session) = self.take_idle() {
+                    break session;
+                }
+                let woken = self.returned.wait(waiting);
+                waiting = woken.unwrap_or_else(PoisonError::into_inner);
             }
-            idle = self
-                .returned
-                .wait(idle)
-                .unwrap_or_else(PoisonError::into_inner);
+        });
+        Lease {
+            owner: self,
+            session: Some(session),
         }
+    }
+
+    /// The one that this thread used last, or else another one.
+    fn take_idle(&self) -> Option<Running> {
+        self.idle.iter().find_map(|idle| lock(idle).pop())
     }
 
     /// ONNX Runtime blames the model for shapes that do not fit each other.
@@ -250,20 +260,30 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut idle = self
-            .owner
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        idle.extend(self.session.take());
+        lock(self.owner.idle.here()).extend(self.session.take());
         // To wake nobody is a system call too.
-        let some_wait = self.owner.calls.load(Ordering::Relaxed) > self.owner.sessions;
-        drop(idle);
-        if some_wait {
+        if self.owner.calls.load(Ordering::Relaxed) > self.owner.sessions {
+            // Whoever found none looks once more under this lock before it waits.
+            let _waiting = lock(&self.owner.waiting);
             self.owner.returned.notify_one();
         }
         self.owner.calls.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Only moves happen under the locks: a panic leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To each thread some.
+fn shared_out(sessions: Vec<Running>) -> Striped<Mutex<Vec<Running>>> {
+    let idle = Striped::<Mutex<Vec<Running>>>::default();
+    let own: Vec<_> = idle.iter().collect();
+    for (session, own) in sessions.into_iter().zip(own.iter().cycle()) {
+        lock(own).push(session);
+    }
+    idle
 }
 
 /// A small model is run where it is called, and gets a session for each thread that may call it.
@@ -271,7 +291,7 @@ fn sessions_of(file_bytes: usize, options: &ModelOptions) -> usize {
     /// Such a file says little of how long a run takes; of what a session takes it says enough.
     const SMALL_BYTES: usize = 4 << 20;
     let callers = match thread::available_parallelism() {
-        Ok(threads) if file_bytes <= SMALL_BYTES && options.batching.is_none() => threads.get(),
+        Ok(threads) if file_bytes <= SMALL_BYTES => threads.get(),
         _ => 1,
     };
     options.instances.get().max(callers)
