@@ -77,8 +77,7 @@ impl BusyPoll {
         }
     }
 
-    /// Looks for as long as the node runs. There is one of these for each thread: a thread that does
-    /// not look sleeps with the system's queue of events in its hands, and the others look at nothing.
+    /// Looks for as long as the node runs. There is one of these for each thread of the data plane.
     pub(crate) async fn look(&self) {
         loop {
             let woken = self.wake.notified();
