@@ -10,6 +10,7 @@ mod job;
 
 use std::collections::HashMap;
 use std::iter;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,10 +53,12 @@ struct Shared {
     platform: &'static str,
     batched: bool,
     queue_timeout: Option<Duration>,
-    /// Of the calls that workers run.
+    /// Of the calls that workers run, and of those that callers do where `apart` is false.
     queue: Arc<Queue<Job>>,
     /// Of the calls that wait for one on their own thread, where it runs them with its own.
     led: Striped<Led>,
+    /// Threads that run at once do not wait for each other.
+    apart: bool,
     /// The outputs of a batch did not have the rows of its inputs: the model's rows are not apart.
     inseparable: AtomicBool,
 }
@@ -97,9 +100,11 @@ impl Engine {
             company: Company::default(),
         });
         let queue = queue(workers);
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let engine = Engine {
             shared: Arc::new(Shared {
                 batched: session.signature().is_batched(),
+                apart: session.runs_at_once() >= threads,
                 session,
                 backend: backend.name(),
                 platform: backend.platform(),
@@ -189,7 +194,10 @@ impl Engine {
         let (job, waiting) = Job::new(Asked { inputs, caller }, expiry);
         let job = job.leading(can_lead).seated(seat.clone());
         let led = shared.led.here();
-        let queue = if can_lead { &led.queue } else { &shared.queue };
+        let queue = match can_lead && shared.apart {
+            true => &led.queue,
+            false => &shared.queue,
+        };
         let entered = if short {
             queue.enter(job)
         } else {
@@ -296,7 +304,7 @@ impl Shared {
         let rows_max = self.short_rows(&asked.inputs);
         let others = run.take_with(&asked.inputs, rows_max);
         self.led.here().company.note(!others.is_empty());
-        if others.is_empty() {
+        if others.is_empty() && self.is_short(&asked.inputs) {
             return self.run(asked.inputs, &asked.caller, None);
         }
         let (own, answered) = Job::new(asked, Expiry::Never);
@@ -304,7 +312,8 @@ impl Shared {
         let batch = Batch::new(calls, run);
         let joined = self.join(&batch.calls);
         let tensors = joined.as_ref().map(|joined| &*joined.tensors);
-        if tensors.is_none_or(|tensors| self.is_short(tensors)) {
+        let tensors = tensors.unwrap_or_else(|| batch.calls[0].inputs());
+        if self.is_short(tensors) {
             self.answer_joined(batch, joined);
         } else {
             let shared = Arc::clone(self);

@@ -55,6 +55,11 @@ impl<T> Striped<T> {
         &self.0[THREAD.get()].0
     }
 
+    /// All copies, in the same order for every thread: whoever locks several does it in this one.
+    pub fn in_order(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|copy| &copy.0)
+    }
+
     /// All copies, this thread's first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let (others, here) = self.0.split_at(THREAD.get());

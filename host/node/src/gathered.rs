@@ -154,10 +154,10 @@ impl AsyncRead for Gathered {
         let mut shared = this.shared.lock();
         let here = Some(shards::current());
         if this.home != here {
-            if this.home.is_some() {
-                shared.come_here()?;
+            // Where it cannot, for want of a file descriptor, the former thread tells this one.
+            if this.home.is_none() || shared.come_here().is_ok() {
+                this.home = here;
             }
-            this.home = here;
         }
         let read = Pin::new(&mut shared.stream).poll_read(context, buffer);
         if read.is_ready() {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{DirBuilder, File, Permissions},
+    future::Future,
     io::ErrorKind,
     ops::Deref,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
@@ -12,11 +13,15 @@ use std::{
     },
 };
 
-use dunlin_inference::{BackendPaths, Backends, Registry};
+use dunlin_inference::{BackendPaths, Backends, Registry, Striped};
 use dunlin_package::Store;
 use dunlin_sandbox::{Compiler, Sandbox, SandboxConfig};
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -28,6 +33,7 @@ use crate::{
     http::BodyBudget,
     log::Log,
     memory::Quiet,
+    prompt::Prompt,
     request_id::RequestIds,
     state::State,
     token::AdminToken,
@@ -48,9 +54,12 @@ pub(crate) struct Node {
     /// Of requests and answers, on both planes.
     pub(crate) bodies: BodyBudget,
     pub(crate) quiet: Quiet,
-    pub(crate) busy_poll: Option<Arc<BusyPoll>>,
+    /// Of each thread of the data plane.
+    pub(crate) busy_poll: Option<Arc<Striped<BusyPoll>>>,
     /// Changes under way: a drain waits for them.
-    pub(crate) changes: TaskTracker,
+    changes: TaskTracker,
+    /// Where they go on: not on the threads that answer requests.
+    control_runtime: Handle,
     /// Not all that was deployed before has come up, or failed to.
     starting: AtomicBool,
     draining: watch::Sender<bool>,
@@ -112,7 +121,7 @@ impl Node {
         let node = Arc::new(Self {
             requests_in_flight: Arc::new(Semaphore::new(config.requests_in_flight_max as usize)),
             bodies: BodyBudget::new(config.body_memory_max),
-            turns: Turns::new(),
+            turns: Turns::new(config.threads as usize),
             control: Arc::new(control),
             token,
             request_ids: RequestIds::new(),
@@ -122,8 +131,9 @@ impl Node {
             quiet: Quiet::default(),
             busy_poll: config
                 .busy_poll
-                .map(|window| Arc::new(BusyPoll::new(window))),
+                .map(|window| Arc::new(Striped::new(|| BusyPoll::new(window)))),
             changes: TaskTracker::new(),
+            control_runtime: Handle::current(),
             starting: AtomicBool::new(true),
             draining: watch::Sender::new(false),
             config,
@@ -137,6 +147,21 @@ impl Node {
     pub(crate) async fn bring_up(&self, restore: Restore) {
         self.control.bring_up(restore).await;
         self.starting.store(false, Ordering::Relaxed);
+    }
+
+    /// Goes on whether or not somebody waits for it.
+    pub(crate) fn change<F>(&self, change: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let change = Prompt::new(change);
+        self.changes.spawn_on(change, &self.control_runtime)
+    }
+
+    /// There are no more changes, and those that were begun have ended.
+    pub(crate) async fn changed(&self) {
+        self.changes.close();
+        self.changes.wait().await;
     }
 
     pub(crate) fn is_starting(&self) -> bool {

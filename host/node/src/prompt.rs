@@ -2,8 +2,7 @@
 //!
 //! hyper's connection wakes itself two or three times a request: a body is read once somebody asks
 //! for it, and that somebody is polled by the same task. To the runtime such a wake is a task that
-//! yields: it goes to the end of the queue, and another thread is woken to take it, which costs more
-//! than most requests and moves the connection to another core. Here it is polled again instead.
+//! yields, and it goes to the end of the queue. Here it is polled again instead.
 
 use std::{
     pin::{Pin, pin},

@@ -20,7 +20,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
-    task::JoinHandle,
 };
 
 use crate::{
@@ -84,39 +83,35 @@ pub async fn run(
 
     let threads = ShardThreads::start(node.config.threads as usize).map_err(NodeError::Threads)?;
     let shards = &threads.shards;
-    let data = {
-        let http = http_builder(shards);
-        serve(data.listener, Arc::clone(&node), shards, http, data::handle)?
-    };
+    let data = tokio::spawn(serve(
+        data.listener,
+        Arc::clone(&node),
+        shards.clone(),
+        http_builder(shards),
+        data::handle,
+    ));
     let grpc = match grpc {
-        Some(grpc) => {
-            let http = http_builder(shards).http2_only();
-            let handler = grpc::handler()?;
-            Some(serve(
-                grpc.listener,
-                Arc::clone(&node),
-                shards,
-                http,
-                handler,
-            )?)
-        }
+        Some(grpc) => Some(tokio::spawn(serve(
+            grpc.listener,
+            Arc::clone(&node),
+            shards.clone(),
+            http_builder(shards).http2_only(),
+            grpc::handler()?,
+        ))),
         None => None,
     };
-    let admin = {
-        let here = Shards::here();
-        let http = http_builder(&here);
-        serve(
-            admin.listener,
-            Arc::clone(&node),
-            &here,
-            http,
-            admin::handle,
-        )?
-    };
+    let here = Shards::here();
+    let admin = tokio::spawn(serve(
+        admin.listener,
+        Arc::clone(&node),
+        here.clone(),
+        http_builder(&here),
+        admin::handle,
+    ));
     if let Some(busy_poll) = &node.busy_poll {
         for shard in shards.iter() {
             let busy_poll = Arc::clone(busy_poll);
-            shard.spawn(async move { busy_poll.look().await });
+            shard.spawn(async move { busy_poll.here().look().await });
         }
     }
     let serving = async {
@@ -131,10 +126,9 @@ pub async fn run(
     }
     tracing::info!("draining: requests in flight finish, new ones are refused");
     node.drain();
-    node.changes.close();
     let finished = async {
         // A task that panicked has nothing left to finish.
-        let _ = tokio::join!(data, OptionFuture::from(grpc), admin, node.changes.wait());
+        let _ = tokio::join!(data, OptionFuture::from(grpc), admin, node.changed());
     };
     tokio::select! {
         () = finished => tracing::info!("drained"),
@@ -188,66 +182,52 @@ async fn listen(plane: &'static str, address: SocketAddr) -> Result<Plane, NodeE
 
 /// Accepts connections until the drain, then waits for those that are left. At the bound of
 /// connections, new ones wait in the system's backlog.
-fn serve<H, F, B>(
+async fn serve<H, F, B>(
     listener: TcpListener,
     node: Arc<Node>,
-    shards: &Shards,
+    shards: Shards,
     http: auto::Builder<Shards>,
     handle: H,
-) -> Result<JoinHandle<()>, NodeError>
-where
+) where
     H: Fn(NodeHandle, Arc<Connection>, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     let connections_max = node.config.connections_max as usize;
-    let connections = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
-    let shards = shards.clone();
-    let (accepts, _) = shards.for_connection();
-    let listener = {
-        let _here = accepts.enter();
-        let listener = listener.into_std().and_then(TcpListener::from_std);
-        listener.map_err(NodeError::Threads)?
-    };
-    let accepting = {
-        let shards = shards.clone();
-        async move {
-            loop {
-                let accept = async {
-                    let permit = Arc::clone(&connections)
-                        .acquire_owned()
-                        .await
-                        .expect("the semaphore is never closed");
-                    (permit, accept(&listener).await)
-                };
-                let (permit, (stream, peer)) = tokio::select! {
-                    accepted = accept => accepted,
-                    () = node.drained() => break,
-                };
-                let (shard, place) = shards.for_connection();
-                let client = Connection::new(peer);
-                let served = {
-                    let _there = shard.enter();
-                    match stream.into_std().and_then(TcpStream::from_std) {
-                        Ok(stream) => connection(stream, &client, &node, &http, &graceful, &handle),
-                        Err(error) => {
-                            tracing::warn!(%error, "a connection was not accepted");
-                            continue;
-                        }
-                    }
-                };
+    let connections = Arc::new(Semaphore::new(connections_max));
+    loop {
+        let accept = async {
+            let permit = Arc::clone(&connections)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            (permit, accept(&listener).await)
+        };
+        let (permit, (stream, peer)) = tokio::select! {
+            accepted = accept => accepted,
+            () = node.drained() => break,
+        };
+        let client = Connection::new(peer);
+        let (shard, place) = shards.for_connection();
+        let served = {
+            let _there = shard.enter();
+            let stream = stream.into_std().and_then(TcpStream::from_std);
+            stream.map(|stream| connection(stream, &client, &node, &http, &graceful, &handle))
+        };
+        match served {
+            Ok(served) => {
                 let served = async move {
                     served.await;
                     drop(permit);
                 };
                 shard.spawn(Roaming::new(served, client, shards.clone(), place));
             }
-            drop(listener);
-            graceful.shutdown().await;
+            Err(error) => tracing::warn!(%error, "a connection was not accepted"),
         }
-    };
-    Ok(accepts.spawn(accepting))
+    }
+    drop(listener);
+    graceful.shutdown().await;
 }
 
 /// What is to be done for one connection.
@@ -271,7 +251,7 @@ where
         move |request| {
             let answering = client.answering();
             if let Some(busy_poll) = &node.busy_poll {
-                busy_poll.asked();
+                busy_poll.here().asked();
             }
             let answer = handle(node.clone(), Arc::clone(&client), request);
             let node = node.clone();
@@ -279,7 +259,7 @@ where
                 let answer = answer.await;
                 drop(answering);
                 if let Some(busy_poll) = &node.busy_poll {
-                    busy_poll.answered();
+                    busy_poll.here().answered();
                 }
                 Ok::<_, Infallible>(answer)
             }

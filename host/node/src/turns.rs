@@ -22,9 +22,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_inference::{FairQueue, Striped};
+use dunlin_inference::FairQueue;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
+
+use crate::shards;
 
 /// One deployment's part of the node.
 #[derive(Debug)]
@@ -42,9 +44,14 @@ pub(crate) struct Turns {
     /// More than one share has had work in this second or the one before.
     contended: AtomicBool,
     seconds: Mutex<Seconds>,
-    /// Of each thread, which gives one turn at a time.
-    states: Striped<Mutex<State>>,
+    /// Of each thread of the data plane, which gives one turn at a time.
+    threads: Box<[Thread]>,
 }
+
+/// Two lines of most processors' caches: they are fetched in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Thread(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -97,12 +104,12 @@ impl Share {
 }
 
 impl Turns {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         Self {
             started: Instant::now(),
             contended: AtomicBool::new(false),
             seconds: Mutex::default(),
-            states: Striped::default(),
+            threads: (0..threads.max(1)).map(|_| Thread::default()).collect(),
         }
     }
 
@@ -116,11 +123,15 @@ impl Turns {
         }
         let mut at_work = AtWork {
             turns: self,
-            state: self.states.here(),
+            state: self.of_this_thread(),
             share,
             place: None,
         };
         std::future::poll_fn(|context| at_work.poll(work.as_mut(), context)).await
+    }
+
+    fn of_this_thread(&self) -> &Mutex<State> {
+        &self.threads[shards::current() % self.threads.len()].0
     }
 
     /// One more share has work in this second.
@@ -279,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_quiet_share_does_not_wait_for_a_flood() {
-        let turns = Arc::new(Turns::new());
+        let turns = Arc::new(Turns::new(1));
         let (loud, quiet) = (share(1), share(1));
         let done = Arc::default();
         // It has asked before.
@@ -299,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn processors_are_shared_by_weight() {
-        let turns = Arc::new(Turns::new());
+        let turns = Arc::new(Turns::new(1));
         let (one, three) = (share(1), share(3));
         let (of_one, of_three) = (Arc::default(), Arc::default());
         turns.share(&one, pin!(async {})).await;
@@ -315,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_keeps_no_turn() {
-        let turns = Arc::new(Turns::new());
+        let turns = Arc::new(Turns::new(1));
         let (one, other) = (share(1), share(1));
         turns.share(&one, pin!(async {})).await;
         turns.share(&other, pin!(async {})).await;
@@ -332,7 +343,7 @@ mod tests {
         assert!(waits.as_mut().poll(context).is_pending());
         drop((leaves, waits, stays));
         assert_eq!(turns.share(&other, pin!(async { 7 })).await, 7);
-        assert!(!State::of(turns.states.here()).given);
+        assert!(!State::of(turns.of_this_thread()).given);
     }
 
     /// Counts how often it is told to go on.
@@ -347,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_something_else_is_left_alone() {
-        let turns = Turns::new();
+        let turns = Turns::new(1);
         let (one, other) = (share(1), share(1));
         turns.share(&other, pin!(async {})).await;
         let told = Arc::new(Told::default());
@@ -364,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn alone_there_are_no_turns_to_take() {
-        let turns = Turns::new();
+        let turns = Turns::new(1);
         let share = share(1);
         let seven = pin!(async { 7 });
         let mut work = pin!(turns.share(&share, seven));
@@ -374,7 +385,7 @@ mod tests {
 
     #[test]
     fn who_has_not_asked_lately_does_not_count() {
-        let turns = Turns::new();
+        let turns = Turns::new(1);
         let contended = |second| {
             turns.note(second);
             turns.contended.load(Ordering::Relaxed)

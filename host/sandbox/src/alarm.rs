@@ -1,8 +1,8 @@
 //! A timer for one deadline after another.
 //!
 //! Nearly every deadline is met. To set a timer for each and to take it back means two visits to the
-//! runtime's list of timers, which all threads share. So a timer stays once it is set, for as long as it
-//! goes off before the deadline at hand, and only then is set anew.
+//! runtime's list of timers. So a timer stays once it is set, for as long as it goes off before the
+//! deadline at hand, and only then is set anew.
 
 use std::{
     future::{Future, poll_fn},
@@ -10,11 +10,21 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    runtime::{Handle, Id},
+    time::{Instant, Sleep},
+};
 
 /// For one wait at a time.
 #[derive(Debug, Default)]
-pub struct Alarm(Option<Pin<Box<Sleep>>>);
+pub struct Alarm(Option<Timer>);
+
+#[derive(Debug)]
+struct Timer {
+    /// Which goes off only when that looks for what has arrived.
+    runtime: Id,
+    sleep: Pin<Box<Sleep>>,
+}
 
 /// The deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +48,12 @@ impl Alarm {
 
     /// Ready once `at` has come.
     pub fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        let runtime = Handle::current().id();
+        let own = self.0.take().filter(|timer| timer.runtime == runtime);
+        let Timer { sleep, .. } = self.0.insert(own.unwrap_or_else(|| Timer {
+            runtime,
+            sleep: Box::pin(tokio::time::sleep_until(at)),
+        }));
         if at < sleep.deadline() {
             sleep.as_mut().reset(at);
         }

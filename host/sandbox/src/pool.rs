@@ -137,8 +137,14 @@ impl Pool {
     }
 
     pub(crate) fn take_oldest(&self) -> Option<Idle> {
-        let since = self.idle_since()?;
-        self.idle.iter().find_map(|idle| take_as_old(idle, since))
+        loop {
+            let since = self.idle_since()?;
+            let oldest = self.idle.iter().find_map(|idle| take_as_old(idle, since));
+            // Where a call has taken that one, there may be others.
+            if oldest.is_some() {
+                return oldest;
+            }
+        }
     }
 
     fn take_expired(&self, now: Instant) -> Option<Idle> {
@@ -148,7 +154,13 @@ impl Pool {
 
     /// One that this thread gave back, or else another one.
     fn take_warm(&self) -> Option<Idle> {
-        self.idle.iter().find_map(|idle| lock(idle).pop_back())
+        let own = lock(self.idle.here()).pop_back();
+        own.or_else(|| {
+            // All at once: one by one, what comes back behind the look would be missed, and whoever has
+            // a permit would start one too many.
+            let mut all: Vec<_> = self.idle.in_order().map(lock).collect();
+            all.iter_mut().find_map(|idle| idle.pop_back())
+        })
     }
 }
 

@@ -68,6 +68,11 @@ pub trait Session: Send + Sync {
         None
     }
 
+    /// How many runs there can be at once before one waits for another.
+    fn runs_at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Whether it prepares something for each number of rows, so that few different ones are better.
     fn prepares_sizes(&self) -> bool {
         false

@@ -21,7 +21,6 @@ use crate::{
     error::ChangeError,
     metrics,
     node::{Node, NodeHandle},
-    prompt::Prompt,
     request_id,
 };
 
@@ -201,25 +200,21 @@ async fn deploy(
     let package = SyncIoBridge::new(StreamReader::new(Box::pin(upload::frames(body))));
     // In a task of its own: a change that has begun is carried through, also when the uploader
     // hangs up while it waits for the answer.
-    let deploying = node
-        .changes
-        .spawn({
-            let node = Arc::clone(&node);
-            Prompt::new(async move { node.control.deploy(package, name).await })
-        })
-        .await;
+    let deploying = node.change({
+        let node = Arc::clone(&node);
+        async move { node.control.deploy(package, name).await }
+    });
+    let deploying = deploying.await;
     let deployment = deploying.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
     Ok(body::json(&describe(&deployment)))
 }
 
 async fn delete(node: Arc<Node>, name: String) -> Result<Response<ReplyBody>, Failure> {
-    let deleting = node
-        .changes
-        .spawn({
-            let (node, name) = (Arc::clone(&node), name.clone());
-            Prompt::new(async move { node.control.delete(&name).await })
-        })
-        .await;
+    let deleting = node.change({
+        let (node, name) = (Arc::clone(&node), name.clone());
+        async move { node.control.delete(&name).await }
+    });
+    let deleting = deleting.await;
     deleting.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
     Ok(body::json(&json!({ "name": name, "deleted": true })))
 }

@@ -31,8 +31,9 @@ pub(super) struct OrtSession {
     symbols: Symbols,
     /// Those that each thread used last: what they write to is in its core's caches.
     idle: Striped<Mutex<Vec<Running>>>,
-    /// For calls that find none.
+    /// Calls that found none. Locked while one looks for the last time before it waits.
     waiting: Mutex<()>,
+    waiters: AtomicU32,
     returned: Condvar,
     sessions: u32,
     arena: bool,
@@ -99,6 +100,7 @@ impl OrtSession {
             sessions: u32::try_from(sessions.len()).unwrap_or(u32::MAX),
             idle: shared_out(sessions),
             waiting: Mutex::default(),
+            waiters: AtomicU32::new(0),
             returned: Condvar::new(),
             arena: options.onnxruntime.arena,
             calls: AtomicU32::new(0),
@@ -108,19 +110,25 @@ impl OrtSession {
 
     fn lease(&self) -> Lease<'_> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let session = self.take_idle().unwrap_or_else(|| {
-            let mut waiting = lock(&self.waiting);
-            loop {
-                if let Some(session) = self.take_idle() {
-                    break session;
-                }
-                let woken = self.returned.wait(waiting);
-                waiting = woken.unwrap_or_else(PoisonError::into_inner);
-            }
-        });
+        let session = self.take_idle().unwrap_or_else(|| self.wait_for_idle());
         Lease {
             owner: self,
             session: Some(session),
+        }
+    }
+
+    /// Whoever gives a session back where this has looked in vain sees that it waits: the place's lock
+    /// puts the one before the other.
+    fn wait_for_idle(&self) -> Running {
+        let mut waiting = lock(&self.waiting);
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        loop {
+            if let Some(session) = self.take_idle() {
+                self.waiters.fetch_sub(1, Ordering::Relaxed);
+                return session;
+            }
+            let woken = self.returned.wait(waiting);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -181,6 +189,10 @@ impl Session for OrtSession {
 
     fn estimate_rows(&self, inputs: &[Tensor], rows: u64) -> Option<Duration> {
         self.estimate_of(&sizes_with_rows(&self.signature, inputs, rows))
+    }
+
+    fn runs_at_once(&self) -> usize {
+        self.sessions as usize
     }
 }
 
@@ -262,8 +274,8 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         lock(self.owner.idle.here()).extend(self.session.take());
         // To wake nobody is a system call too.
-        if self.owner.calls.load(Ordering::Relaxed) > self.owner.sessions {
-            // Whoever found none looks once more under this lock before it waits.
+        if self.owner.waiters.load(Ordering::Relaxed) > 0 {
+            // Not between a waiter's last look and its wait.
             let _waiting = lock(&self.owner.waiting);
             self.owner.returned.notify_one();
         }

@@ -19,7 +19,6 @@ use crate::{
     error::ChangeError,
     http::{admin, failure::Failure},
     node::Node,
-    prompt::Prompt,
 };
 
 /// The largest override: a configuration is some hundred bytes.
@@ -117,14 +116,14 @@ async fn carry_out(node: &Arc<Node>, name: &str, change: Change) -> Result<(), F
         }
         Change::Unload => Change::Unload,
     };
-    let changing = node.changes.spawn({
+    let changing = node.change({
         let (node, name) = (Arc::clone(node), name.to_owned());
-        Prompt::new(async move {
+        async move {
             match change {
                 Change::Load(with) => node.control.load(&name, with.config).await,
                 Change::Unload => node.control.unload(&name).await,
             }
-        })
+        }
     });
     let changed = changing.await;
     changed.map_err(|panic| ChangeError::Defect(panic.to_string()))??;
