@@ -36,5 +36,8 @@ pub use model::{
 pub use model_override::ModelOverride;
 pub use monitoring::{ModelType, Monitoring};
 pub use name::{DeploymentName, ModelName, NameError};
-pub use node::{AccessLog, Backends, Listen, Log, LogFormat, LogLevel, ModelControl, Node, Traces};
+pub use node::{
+    AccessLog, Backends, Listen, Log, LogFormat, LogLevel, ModelControl, ModelScheduling, Node,
+    Traces,
+};
 pub use package_path::{PackagePath, PackagePathError};

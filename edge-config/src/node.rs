@@ -27,7 +27,7 @@ const LAYOUT: Layout = &[
             "data_dir",
             "threads",
             "busy_poll_microseconds",
-            "model_nice",
+            "model_scheduling",
             "instances_max",
             "guest_memory_max",
             "package_max",
@@ -72,9 +72,8 @@ pub struct Node {
     /// How long after an answer the threads go on looking for the next request before they sleep, where
     /// requests come so soon; `None`: not at all.
     pub busy_poll: Option<Duration>,
-    /// What is added to the nice value of threads that only run models, 0 to 19: requests, and models
-    /// that are done in no time, get a core before them.
-    pub model_nice: u8,
+    /// How threads that only run models get a processor beside those that serve requests.
+    pub model_scheduling: ModelScheduling,
     /// Live instances of all deployments together. The pooling allocator is sized from it.
     pub instances_max: u32,
     /// The largest `limits.memory` a deployment may ask for, in bytes.
@@ -153,6 +152,15 @@ impl Traces {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
     pub listen: SocketAddr,
+}
+
+/// The names of systemd's `CPUSchedulingPolicy=`, but for `other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelScheduling {
+    /// When nobody else wants it, and half of it where requests take all: a request waits for no run.
+    Idle,
+    /// As everybody else.
+    Normal,
 }
 
 /// Who may load and unload deployments where predictions are asked for. Triton's
@@ -264,7 +272,14 @@ fn check(root: &Section<'_>) -> Node {
         data_dir: path(root, "data_dir", "/var/lib/dunlin"),
         threads,
         busy_poll: (busy_poll > 0).then(|| Duration::from_micros(busy_poll)),
-        model_nice: u8::try_from(root.count_u32("model_nice", 10, 0..=19)).unwrap_or(10),
+        model_scheduling: root.one_of(
+            "model_scheduling",
+            ModelScheduling::Idle,
+            &[
+                ("idle", ModelScheduling::Idle),
+                ("normal", ModelScheduling::Normal),
+            ],
+        ),
         instances_max: root.count_u32("instances_max", 128, 1..=65_536),
         guest_memory_max: root.size("guest_memory_max", 256 * MI, MI..=4 * GI),
         package_max: root.size("package_max", 2 * GI, MI..=1024 * GI),

@@ -27,7 +27,7 @@ model_control: token
 data_dir: /srv/dunlin
 threads: 3
 busy_poll_microseconds: 250
-model_nice: 0
+model_scheduling: normal
 instances_max: 4
 guest_memory_max: 128Mi
 package_max: 3Gi
@@ -58,7 +58,7 @@ traces: {endpoint: 'http://collector:4318', sample_ratio: 0.25}
             data_dir: Some("/srv/dunlin".into()),
             threads: 3,
             busy_poll: Some(Duration::from_micros(250)),
-            model_nice: 0,
+            model_scheduling: ModelScheduling::Normal,
             instances_max: 4,
             guest_memory_max: 128 << 20,
             package_max: 3 << 30,

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 use crate::abort::{Abort, Seat};
+use crate::background;
 use crate::batching::{self, Batch, Call as _, Entered, Queue, Run};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
@@ -280,6 +281,7 @@ impl Shared {
     /// One worker: answers calls until the model is dropped and none waits.
     fn serve(&self) {
         while let Some(batch) = self.queue.take() {
+            let _at_work = background::running();
             self.answer(batch);
         }
     }

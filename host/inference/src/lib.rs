@@ -6,6 +6,7 @@
 
 mod abort;
 mod backend;
+mod background;
 mod batching;
 mod dtype;
 mod engine;
@@ -26,6 +27,7 @@ pub use backend::{
     GraphOptimization, ModelOptions, ModelSource, OnnxRuntimeOptions, Session, TORCHSCRIPT_SHIM,
     TorchScriptOptions,
 };
+pub use background::percent_owed;
 pub use dtype::DType;
 pub use error::{Cause, GoldenMismatch, InferenceError, one_line};
 pub use fair::FairQueue;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use crate::background;
 use crate::engine::{Engine, is_short};
 use crate::error::panic_text;
 use crate::golden::GoldenKey;
@@ -28,7 +29,7 @@ use crate::{
 pub struct Registry {
     entries: Arc<Mutex<HashMap<ModelKey, Entry>>>,
     backends: Arc<Backends>,
-    nice: u8,
+    stands_back: bool,
 }
 
 /// A model, and how it is to be run and checked.
@@ -73,18 +74,22 @@ impl Registry {
         Registry {
             entries: Arc::default(),
             backends: Arc::new(backends),
-            nice: 0,
+            stands_back: false,
         }
     }
 
-    /// How far the threads that load and run models stand back behind the process's others: what is
-    /// added to their nice value (`setpriority`, 0 to 19). Linux only; elsewhere nothing happens.
+    /// Whether the threads that load and run models get a processor only when nobody else wants it
+    /// (`SCHED_IDLE`). Linux only; elsewhere nothing happens. The process's others are to leave them
+    /// something then: [`percent_owed`](crate::percent_owed).
     ///
     /// Runs on a caller's own thread are not among them; where such a run has threads of the engine
     /// beside it (`threads_per_run`), those are.
     #[must_use]
-    pub fn with_nice(self, nice: u8) -> Self {
-        Registry { nice, ..self }
+    pub fn standing_back(self, stands_back: bool) -> Self {
+        Registry {
+            stands_back,
+            ..self
+        }
     }
 
     /// The engines that run the models.
@@ -175,11 +180,14 @@ impl Registry {
     ) -> io::Result<watch::Receiver<Option<Loaded>>> {
         let (sender, receiver) = watch::channel(None);
         let entries = Arc::clone(&self.entries);
-        let nice = self.nice;
+        let stands_back = self.stands_back;
         // Not a future of one of the askers: that one may go while the others wait. And a thread of
-        // its own: the model's workers and the engine's own threads are as nice as who starts them.
+        // its own: the model's workers and the engine's own threads stand back as who starts them does.
         let work = move || {
-            be_nice(nice);
+            if stands_back {
+                background::stand_back();
+            }
+            let _at_work = background::loading();
             let load = || load(&*backend, &source, &key.options);
             let (loaded, more) = match caught(load) {
                 Ok((engine, more)) => (Ok(engine), more),
@@ -247,18 +255,6 @@ fn load(
         "loaded a model"
     );
     Ok((engine, more))
-}
-
-/// From here on this thread, and those that it starts, get a core after the others.
-fn be_nice(nice: u8) {
-    #[cfg(target_os = "linux")]
-    if nice > 0
-        && let Err(error) = rustix::process::nice(i32::from(nice))
-    {
-        tracing::warn!(%error, "the threads of models cannot stand back behind those of requests");
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = nice;
 }
 
 pub(crate) fn no_thread(source: io::Error) -> InferenceError {

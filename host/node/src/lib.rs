@@ -24,6 +24,7 @@ mod outbox;
 mod prompt;
 mod request_id;
 mod roaming;
+mod room;
 mod server;
 mod shards;
 mod state;

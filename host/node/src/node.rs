@@ -106,7 +106,7 @@ impl Node {
         let store = Arc::new(store);
         let state = State::open(&data_dir.join("state.db"))?;
         let registry = Registry::new(Backends::new(backend_paths(&config.backends)))
-            .with_nice(config.model_nice);
+            .standing_back(config.model_scheduling == edge_config::ModelScheduling::Idle);
         let opening = Opening::start(&store, registry.backends(), &state.records()?);
         let sandbox = Sandbox::new(SandboxConfig {
             instances_max: config.instances_max,

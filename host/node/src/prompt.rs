@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use crate::outbox;
+use crate::{outbox, room};
 
 /// Who has been at it for so long when a poll ends yields indeed: a guest that computes does it in this
 /// way, at every epoch.
@@ -64,6 +64,12 @@ impl Wake for Wakes {
     }
 }
 
+/// A poll has taken so long.
+fn ended(began: Instant, took: Duration) {
+    outbox::polled(took);
+    room::leave(began + took);
+}
+
 impl<F: Future> Future for Prompt<F> {
     type Output = F::Output;
 
@@ -81,11 +87,11 @@ impl<F: Future> Future for Prompt<F> {
             let woken = state.swap(0, Ordering::AcqRel) & WOKEN != 0;
             let took = began.elapsed();
             if polled.is_ready() || !woken {
-                outbox::polled(took);
+                ended(began, took);
                 return polled;
             }
             if took >= AT_ONCE {
-                outbox::polled(took);
+                ended(began, took);
                 // After the runtime has looked at what has arrived.
                 let later = pin!(tokio::task::yield_now()).poll(context);
                 debug_assert!(later.is_pending());

@@ -247,7 +247,7 @@ impl Drop for AtWork<'_> {
 }
 
 /// Processor time of this thread: of one that lost its core, nothing is charged meanwhile.
-fn thread_time() -> Duration {
+pub(crate) fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
